@@ -1,0 +1,1 @@
+"""Find where a deployed network stops matching the one that was trained."""

@@ -1,0 +1,1 @@
+"""What the tensors say: measure, match, localize, attribute, diagnose."""

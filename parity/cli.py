@@ -1,0 +1,222 @@
+"""The command line: reads arguments, calls the pipeline, shows the result. No logic lives here."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from parity.errors import ParityError
+
+if TYPE_CHECKING:
+    from parity.compare import Progress
+    from parity.report.record import Report
+
+_OK, _DIVERGED, _COULD_NOT = 0, 1, 2
+_EXISTING = click.Path(path_type=Path)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="parity")
+def cli() -> None:
+    r"""Find where a deployed network stops matching the one that was trained.
+
+    \b
+    parity compare model.onnx                   PyTorch against ONNX Runtime, every tensor
+    parity compare model.onnx other.onnx        two models, matched by tensor names
+    parity compare model.onnx dump.npz          a model against tensors taken elsewhere
+
+    Exit status: 0 parity, 1 divergence, 2 could not run.
+    """
+
+
+@cli.command()
+@click.argument("model", type=_EXISTING)
+@click.argument("candidate_files", type=_EXISTING, nargs=-1)
+@click.option("-r", "--reference", default="pytorch", show_default=True, metavar="TARGET",
+              help="What is right by definition.")
+@click.option("-c", "--candidate", "candidates", multiple=True, metavar="TARGET",
+              help="backend[@device][:precision] to hold against it; repeatable. Default: onnxruntime.")
+@click.option("--input", "inputs", multiple=True, metavar="FILE",
+              help=".npz, .npy, .pb or a folder of ONNX test data; NAME=FILE for one input. Default: seeded.")
+@click.option("--labels", type=_EXISTING, metavar="FILE", help="Class labels (.npy, or .npz with `labels`): accuracy.")
+@click.option("--seed", default=0, show_default=True, help="For seeded inputs.")
+@click.option("--shape", "shapes", multiple=True, metavar="NAME=1x3x224x224", help="Shape of a seeded input.")
+@click.option("--samples", default=1, show_default=True, type=click.IntRange(1), help="How many seeded inputs to run.")
+@click.option("--tolerance", "tolerances", multiple=True, metavar="LIMIT",
+              help="A precision's default (fp16), or metric=value (rel_l2=1e-3); repeatable.")
+@click.option("--strict", is_flag=True, help="Fail on a named fault even where the outputs hide it.")
+@click.option("--optimization", type=click.Choice(["off", "basic", "extended", "all"]), default="all",
+              show_default=True, help="Graph optimisation level of the runtime.")
+@click.option("--threads", default=0, type=click.IntRange(0), 
+              help="Threads within an operator; 0: the runtime's choice.")
+@click.option("--memory", default=512, show_default=True, type=click.IntRange(1), metavar="MB",
+              help="Tensors that a watched run may hold at a time.")
+@click.option("-o", "--output", type=_EXISTING, metavar="DIR", help="Folder for the report. Default: reports/MODEL.")
+@click.option("--json", "json_path", type=_EXISTING, metavar="FILE", help="Another place for report.json.")
+@click.option("--no-html", is_flag=True, help="Do not write report.html.")
+@click.option("--no-fixes", is_flag=True, help="Do not look for fixes.")
+@click.option("-v", "--verbose", is_flag=True, help="Print every tensor.")
+def compare(model: Path, candidate_files: tuple[Path, ...], reference: str, candidates: tuple[str, ...],
+            inputs: tuple[str, ...], labels: Path | None, seed: int, shapes: tuple[str, ...], samples: int,
+            tolerances: tuple[str, ...], strict: bool, optimization: str, threads: int, memory: int,
+            output: Path | None, json_path: Path | None, no_html: bool, no_fixes: bool,
+            verbose: bool) -> None:
+    r"""Run MODEL on a reference and on candidates, and say at which tensor they part.
+
+    CANDIDATE_FILES are other models (.onnx, run on every -c TARGET) or tensors taken elsewhere (.npz).
+
+    \b
+    parity compare model.onnx
+    parity compare model.onnx --input inputs.npz -c onnxruntime -c pytorch:fp64
+    parity compare model.onnx faulty.onnx --strict
+    """
+    from parity.analysis.tolerance import Tolerance
+    from parity.backends.base import RunOptions
+    from parity.compare import Options, compare_files
+    from parity.report.write import ensure_writable
+
+    folder = output or Path("reports") / _title(model)
+    ensure_writable(folder)
+    run = RunOptions(optimization, threads, seed, memory * 2**20)
+    with _progress() as progress:
+        report = compare_files(
+            model, candidate_files, reference, candidates, inputs, labels, shapes, samples,
+            Options(run, Tolerance.parse(tolerances), progress=progress, command=_command()))
+    _show(report, folder, json_path, html=not no_html, verbose=verbose)
+    sys.exit(_status(report, strict=strict))
+
+
+@cli.command("report")
+@click.argument("run", type=_EXISTING)
+@click.option("-o", "--output", type=_EXISTING, metavar="DIR", help="Folder for the files. Default: beside RUN.")
+@click.option("-v", "--verbose", is_flag=True, help="Print every tensor.")
+def render_report(run: Path, output: Path | None, verbose: bool) -> None:
+    r"""Show RUN, a report.json, again: in the terminal, as HTML and as CSV.
+
+    \b
+    parity report reports/model/report.json
+    """
+    from parity.report.record import Report
+    from parity.report.write import ensure_writable
+
+    folder = output or run.parent
+    report = Report.load(run)
+    ensure_writable(folder)
+    _show(report, folder, None, html=True, verbose=verbose)
+
+
+@cli.command()
+def backends() -> None:
+    """Say which targets can run here, and what the others lack."""
+    from parity.backends.base import backend_names, backend_of
+    from parity.errors import BackendUnavailable
+    from parity.targets import Target
+
+    for name in backend_names():
+        try:
+            devices = backend_of(Target(name)).devices()
+        except BackendUnavailable as error:
+            click.echo(f"✗ {name}: {error}")
+        else:
+            click.echo("\n".join(f"✓ {name}@{device}" for device in devices))
+
+
+@cli.command()
+@click.argument("model", type=_EXISTING)
+def inspect(model: Path) -> None:
+    r"""Say what MODEL holds: inputs, outputs, operators, and how the reference would run each.
+
+    \b
+    parity inspect model.onnx
+    """
+    from parity.inspect import describe
+
+    click.echo(describe(model))
+
+
+def _title(model: Path) -> str:
+    """What to call the report of a model: its file's name, or its folder's where every file is called model.onnx."""
+    stem, parent = model.stem, model.resolve().parent.name
+    return parent if stem == "model" and parent else stem
+
+
+def _command() -> str:
+    import shlex
+
+    return shlex.join(["parity", *sys.argv[1:]])
+
+
+def _show(report: Report, folder: Path, json_path: Path | None, *, html: bool, verbose: bool) -> None:
+    from rich.console import Console
+
+    from parity.report.text import print_report
+    from parity.report.write import write_report
+
+    error = None
+    paths: dict[str, Path] = {}
+    try:
+        paths = write_report(report, folder, json=json_path, html=html)
+    except ParityError as failure:  # the measurements are shown all the same
+        error = failure
+    print_report(report, Console(highlight=False), verbose=verbose, paths=paths)
+    if error is not None:
+        raise error
+
+
+def _status(report: Report, *, strict: bool) -> int:
+    if report.partial or report.verdict == "error":
+        return _COULD_NOT
+    if any(c.asked and c.status != "ok" for c in report.candidates):
+        return _COULD_NOT
+    named = strict and any(c.first_bad is not None for c in report.candidates)
+    return _DIVERGED if report.verdict == "divergence" or named else _OK
+
+
+@contextmanager
+def _progress() -> Iterator[Progress]:
+    """A progress bar on a terminal, nothing elsewhere."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda what, done, total: None
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    with Progress(TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(),
+                  TimeRemainingColumn(), console=console, transient=True) as bar:
+        tasks: dict[str, int] = {}
+
+        def update(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bar.add_task(what, total=total)
+            bar.update(tasks[what], completed=done, total=total)  # type: ignore[arg-type]
+
+        yield update
+
+
+def main() -> None:
+    """Run the command line; every failure is one line and exit status 2."""
+    try:
+        cli(standalone_mode=False)
+    except ParityError as error:
+        click.echo(f"parity: {error.message}", err=True)
+        if error.hint:
+            click.echo(f"        {error.hint}", err=True)
+        sys.exit(_COULD_NOT)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(_COULD_NOT)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("parity: interrupted before anything was measured", err=True)
+        sys.exit(_COULD_NOT)
+    except Exception as error:
+        traceback.print_exc()
+        click.echo("parity: this is a defect of parity; please report it with the lines above", err=True)
+        raise SystemExit(_COULD_NOT) from error

@@ -1,0 +1,1 @@
+"""One frozen result, and the ways to show it."""

@@ -1,0 +1,86 @@
+"""From what the analysis found to the rows of the Report."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+from parity.analysis.localize import Divergence
+from parity.graph.model import Node
+from parity.report.record import Candidate, FirstBad, Kind, Layer
+
+
+def layer_of(found: Divergence, limit: float) -> Layer:
+    """A tensor's row.
+
+    Args:
+        found: the tensor on both sides.
+        limit: relative L2 tolerance of the outputs; a tensor beyond it that is not to blame inherits its error.
+    """
+    judgement, accumulated = found.judgement, found.accumulated
+    origin: str | None = None
+    if found.to_blame:
+        origin = "nonfinite" if judgement is not None and judgement.nonfinite else "implementation"
+    elif accumulated is None or not accumulated.rel_l2 <= limit:
+        origin = "inherited"
+    return Layer(
+        found.tensor, found.node.proto.name, found.node.op, found.node.index, source_of(found.node),
+        found.dtype, found.shape, accumulated,
+        None if judgement is None else judgement.local, None if judgement is None else judgement.floor,
+        None if judgement is None else judgement.precision, None if judgement is None else judgement.implementation,
+        passed=not found.to_blame, origin=origin, level=found.level)
+
+
+def first_bad_of(found: Divergence, kind: Kind) -> FirstBad:
+    """The tensor to name."""
+    local = None if found.judgement is None else found.judgement.local
+    node = found.node
+    return FirstBad(found.tensor, node.proto.name, node.op, node.index, kind, found.accumulated, local, source_of(node))
+
+
+def source_of(node: Node) -> str | None:
+    """The user's "file:line" that a node was exported from: the innermost frame outside installed packages."""
+    trace = next((p.value for p in node.proto.metadata_props if p.key.endswith("stack_trace")), "")
+    frames = [line.strip() for line in trace.splitlines() if line.strip().startswith("File ")]
+    own = [f for f in frames if "site-packages" not in f and "/torch/" not in f]
+    if not own:
+        return None
+    parts = own[-1].split('"')
+    line = own[-1].rpartition("line ")[2].split(",")[0]
+    return f"{parts[1]}:{line}" if len(parts) > 2 and line.isdigit() else None
+
+
+def worst_of(found: Sequence[Candidate]) -> Candidate:
+    """One candidate out of several samples' of the same: of every tensor and output the worst figures."""
+    if len(found) == 1:
+        return found[0]
+    broken = next((c for c in found if c.status != "ok"), None)
+    measured = [c for c in found if c.tensors] or list(found)
+    base = broken or next((c for c in measured if c.verdict == "divergence"), measured[0])
+    bad = [c.first_bad for c in measured if c.first_bad is not None]
+    named = [b for b in bad if b.kind == "implementation"] or bad
+    return replace(
+        base,
+        watching_moved_outputs=max((c.watching_moved_outputs for c in measured if c.watching_moved_outputs is not None),
+                                   default=None),
+        outputs=_worst_rows([c.outputs for c in measured]), tensors=_worst_rows([c.tensors for c in measured]),
+        first_bad=min(named, key=lambda b: b.index, default=None),
+        notes=tuple(dict.fromkeys(n for c in found for n in c.notes)))
+
+
+def _worst_rows(samples: Sequence[Sequence[Layer]]) -> tuple[Layer, ...]:
+    rows: dict[str, Layer] = {}
+    for layer in (layer for sample in samples for layer in sample):
+        held = rows.get(layer.tensor)
+        if held is None or _badness(layer) > _badness(held):
+            rows[layer.tensor] = layer
+    return tuple(rows.values())
+
+
+def _badness(layer: Layer) -> tuple[bool, float, float]:
+    ratio = math.inf
+    if layer.implementation is not None and layer.floor is not None:
+        ratio = layer.implementation / layer.floor if layer.floor else (math.inf if layer.implementation else 0.0)
+    accumulated = math.inf if layer.accumulated is None else layer.accumulated.rel_l2
+    return not layer.passed, ratio, accumulated

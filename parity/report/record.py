@@ -1,0 +1,295 @@
+"""The Report: everything a run measured, frozen, and its JSON form (`schema_version` 1).
+
+Strict JSON has no NaN or infinity, so a non-finite number is written as "nan", "inf" or "-inf".
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import types
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from parity.analysis.localize import Kind as Kind  # noqa: PLC0414 - renderers take it from here
+from parity.analysis.measure import Comparison
+from parity.errors import UsageError
+
+SCHEMA_VERSION = 1
+
+Verdict = Literal["parity", "divergence", "error"]
+Status = Literal["ok", "unavailable", "failed"]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What was found about one tensor of the user's model.
+
+    Attributes:
+        tensor: ONNX tensor name.
+        node: name of the node that makes it (may be empty), None for a graph input.
+        op: operator, with its domain when it is not ONNX's own.
+        index: position of the node in topological order.
+        source: "file:line" the node was exported from, where the model says so.
+        dtype: element type on the candidate's side.
+        shape: shape on the candidate's side.
+        accumulated: candidate against reference, everything upstream included; None where a side has no value.
+        local: candidate against the reference operator in FP64 at the candidate's own inputs.
+        floor: the local error (relative L2) up to which this tensor is accepted; None where it is not judged.
+        precision: the part of the local error (relative L2) that the format explains; None where none is involved.
+        implementation: the part of the local error (relative L2) that the format does not explain.
+        share: its share of the output error.
+        energy: what it would do to the output alone.
+        passed: for an output, whether it is within tolerance; for a tensor, whether it is not to blame.
+        origin: what a failed tensor suffers from; "inherited" when it is off only because its inputs are.
+        level: how the reference evaluated the node ("torch", "function", "reference").
+        tolerance: for an output, the limit that it was judged by; None for other tensors.
+        noise: for an output, the distance (relative L2) of the FP32 reference from FP64.
+    """
+
+    tensor: str
+    node: str | None
+    op: str
+    index: int
+    source: str | None = None
+    dtype: str = ""
+    shape: tuple[int, ...] = ()
+    accumulated: Comparison | None = None
+    local: Comparison | None = None
+    floor: float | None = None
+    precision: float | None = None
+    implementation: float | None = None
+    share: float | None = None
+    energy: float | None = None
+    passed: bool = True
+    origin: str | None = None
+    level: str | None = None
+    tolerance: float | None = None
+    noise: float | None = None
+
+
+@dataclass(frozen=True)
+class FirstBad:
+    """The earliest tensor to blame, and what for."""
+
+    tensor: str
+    node: str | None
+    op: str
+    index: int
+    kind: Kind
+    accumulated: Comparison | None
+    local: Comparison | None
+    source: str | None = None
+
+
+@dataclass(frozen=True)
+class Attribution:
+    """How far the shares of the output error add up (filled in by attribution)."""
+
+    sum: float
+    sum_abs: float
+    residual: float
+    slope_rule: str
+    samples: int
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """A cause that fits, with the numbers that say so."""
+
+    cause: str
+    tensor: str
+    message: str
+    evidence: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Fix:
+    """A change that was applied and measured on the target."""
+
+    strategy: str
+    message: str
+    kept: tuple[str, ...]
+    before: float
+    after: float
+    passed: bool
+
+
+@dataclass(frozen=True)
+class TaskAccuracy:
+    """How often the arg-max of an output equals the label, on either side (fractions of `samples`)."""
+
+    output: str
+    reference: float
+    candidate: float
+    samples: int
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One target held against the reference.
+
+    Attributes:
+        target: as on the command line, e.g. "onnxruntime:fp16".
+        status: "ok", or why there are no figures.
+        reason: for an unavailable or failed target, what happened and what to do.
+        emulated: a forecast computed without the runtime that it is about.
+        verdict: the outputs decide, from the run that nobody watched.
+        watching_moved_outputs: largest relative L2 distance between watched and unwatched outputs.
+        outputs: the graph outputs, unwatched.
+        tensors: every tensor that both sides show, in the reference's order.
+        first_bad: the earliest tensor to blame.
+        version: of the runtime.
+        device: that it ran on.
+        seconds: wall time of one plain run.
+        notes: plain sentences that a reader should know.
+        accuracy: where labels were given.
+    """
+
+    target: str
+    status: Status
+    reason: str = ""
+    emulated: bool = False
+    verdict: Verdict = "error"
+    watching_moved_outputs: float | None = None
+    outputs: tuple[Layer, ...] = ()
+    tensors: tuple[Layer, ...] = ()
+    first_bad: FirstBad | None = None
+    attribution: Attribution | None = None
+    diagnoses: tuple[Diagnosis, ...] = ()
+    fixes: tuple[Fix, ...] = ()
+    version: str = ""
+    device: str = ""
+    seconds: float | None = None
+    notes: tuple[str, ...] = ()
+    accuracy: tuple[TaskAccuracy, ...] = ()
+    model: ModelFacts | None = None
+    asked: bool = True
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """Which model it was: path, hash of the file, and its size in nodes and tensors."""
+
+    path: str
+    sha256: str
+    nodes: int
+    tensors: int
+
+
+@dataclass(frozen=True)
+class InputFacts:
+    """One input as it was fed; `source` is a file, or "seeded" with how the values were chosen."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    source: str
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The side that is right by definition."""
+
+    target: str
+    status: Status
+    seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Report:
+    """The whole result of one run.
+
+    Attributes:
+        verdict: "divergence" when an asked-for or real candidate's outputs fail, "error" when nothing could run.
+        partial: the run was interrupted; what is here was measured before that.
+    """
+
+    verdict: Verdict
+    model: ModelFacts
+    inputs: tuple[InputFacts, ...]
+    seed: int
+    environment: Mapping[str, str]
+    reference: Reference
+    candidates: tuple[Candidate, ...]
+    command: str = ""
+    samples: int = 1
+    partial: bool = False
+    schema_version: int = SCHEMA_VERSION
+
+    def to_json(self) -> str:
+        """The report as strict JSON."""
+        return json.dumps(_encode(self), indent=1, allow_nan=False, ensure_ascii=False)
+
+    @staticmethod
+    def from_json(text: str) -> Report:
+        """Read a report back; `Report.from_json(r.to_json()) == r`.
+
+        Raises:
+            UsageError: not JSON, not a report, or of another schema version.
+        """
+        try:
+            data = json.loads(text)
+        except ValueError as error:
+            raise UsageError(f"not a JSON file ({error})", "Give the report.json of `parity compare`.") from error
+        version = data.get("schema_version") if isinstance(data, dict) else None
+        if version != SCHEMA_VERSION:
+            raise UsageError(f"not a parity report of schema version {SCHEMA_VERSION} (found {version!r})",
+                             "Run `parity compare` again with this version.")
+        try:
+            return _decode(data, Report)
+        except (KeyError, TypeError, ValueError) as error:
+            raise UsageError(f"the report is damaged ({error})", "Run `parity compare` again.") from error
+
+    @staticmethod
+    def load(path: Path) -> Report:
+        """Read a report.json.
+
+        Raises:
+            UsageError: the file is missing, or not a report.
+        """
+        try:
+            return Report.from_json(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(f"cannot read {path} ({error})", "Check the path.") from error
+
+
+def _encode(value: object) -> object:
+    if is_dataclass(value):
+        return {f.name: _encode(getattr(value, f.name)) for f in fields(value)}
+    if isinstance(value, float) and not math.isfinite(value):
+        return "nan" if math.isnan(value) else "inf" if value > 0 else "-inf"
+    if isinstance(value, Mapping):
+        return {str(k): _encode(v) for k, v in value.items()}
+    if isinstance(value, tuple | list):
+        return [_encode(v) for v in value]
+    return value
+
+
+_T = TypeVar("_T")
+
+
+@cache
+def _types(cls: type) -> dict[str, Any]:
+    return get_type_hints(cls)
+
+
+def _decode(data: Any, kind: type[_T]) -> _T:
+    return _as(data, kind)  # type: ignore[no-any-return]
+
+
+def _as(data: Any, kind: Any) -> Any:
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin in (Union, types.UnionType):
+        return None if data is None else _as(data, next(a for a in arguments if a is not type(None)))
+    if is_dataclass(kind):
+        known = _types(kind)  # type: ignore[arg-type]
+        return kind(**{name: _as(data[name], hint) for name, hint in known.items() if name in data})  # type: ignore[operator]
+    if origin is tuple:
+        return tuple(_as(item, arguments[0]) for item in data)
+    if origin is not None and issubclass(origin if isinstance(origin, type) else object, Mapping):
+        return {k: _as(v, arguments[1]) for k, v in data.items()}
+    return float(data) if kind is float else data

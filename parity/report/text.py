@@ -1,0 +1,192 @@
+"""The terminal's report: one screen, the answer first."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from parity.report import words
+from parity.report.record import Candidate, Layer, Report
+
+_STYLES: dict[words.Mark, str] = {"good": "bold green", "bad": "bold red", "warn": "bold yellow", "none": "dim"}
+_ASCII = str.maketrans({"✓": "+", "✗": "x", "–": "-", "−": "-", "×": "x", "∞": "inf", "…": "~", "Δ": "d", "─": "-",
+                        "·": "-"})
+_BEFORE, _AFTER, _CLOSEST, _OUTPUTS = 3, 5, 5, 8  # rows that leave the whole report on one screen
+
+
+def print_report(report: Report, console: Console, *, verbose: bool = False,
+                 paths: Mapping[str, Path] | None = None) -> None:
+    """Print the report: verdicts, outputs, the first bad layer and its surroundings, notes, files, the next step.
+
+    Args:
+        report: the run.
+        console: where to; its width, colours and encoding are respected.
+        verbose: every tensor of every candidate instead of those around the first bad one.
+        paths: the files that were written, by what they are ("report", "layers", ...).
+    """
+    body = Group(*_blocks(report, console.width, verbose=verbose, paths=paths or {}))
+    if console.encoding.lower().startswith("utf"):
+        console.print(body)
+        return
+    drawn = io.StringIO()
+    Console(file=drawn, width=console.width, color_system=None).print(body)
+    text = drawn.getvalue().translate(_ASCII).encode(console.encoding, "backslashreplace")
+    console.out(text.decode(console.encoding), end="", highlight=False)
+
+
+def _blocks(report: Report, width: int, *, verbose: bool, paths: Mapping[str, Path]) -> Iterable[RenderableType]:
+    yield from _verdicts(report)
+    ran = [candidate for candidate in report.candidates if candidate.status == "ok"]
+    if any(candidate.outputs for candidate in ran):
+        yield from _titled("Outputs", _outputs(ran, width, verbose=verbose))
+    chosen = words.focus(report)
+    for place, candidate in enumerate(report.candidates):
+        if verbose or place == chosen:
+            yield from _first_bad(report, candidate)
+        if verbose and candidate.tensors:
+            title = f"Every tensor on {words.target(candidate)}"
+            yield from _titled(title, _layers(candidate.tensors, candidate, width))
+        elif place == chosen:
+            yield from _surroundings(candidate, width)
+    if not verbose:
+        yield from _others([candidate for place, candidate in enumerate(report.candidates) if place != chosen])
+    yield from _facts(ran, paths)
+    yield Text.assemble("\n", ("Next: ", "bold"), words.next_step(report))
+
+
+def _verdicts(report: Report) -> Iterable[RenderableType]:
+    seed = f"seed {report.seed}" + (f", {words.plural(report.samples, 'sample')}" if report.samples > 1 else "")
+    yield Text.assemble((words.visible(report.model.path), "bold"),
+                        (f" · {words.visible(report.reference.target)} is the reference · {seed}\n", "dim"))
+    if report.partial:
+        yield Text("Interrupted: this is what was measured until then.\n", "bold yellow")
+    grid = Table.grid(padding=(0, 1))
+    grid.add_column(no_wrap=True)
+    grid.add_column(overflow="fold")
+    grid.add_column(overflow="fold")
+    for candidate in report.candidates:
+        mark = words.mark(candidate)
+        grid.add_row(Text(words.SIGNS[mark], _STYLES[mark]), Text(words.target(candidate), "bold"),
+                     Text(words.verdict(candidate), _STYLES[mark]))
+    yield grid if report.candidates else Text("No target was compared.", "dim")
+
+
+def _outputs(candidates: Sequence[Candidate], width: int, *, verbose: bool) -> RenderableType:
+    rows = [(candidate, output) for candidate in candidates for output in candidate.outputs]
+    rows.sort(key=lambda row: row[1].passed)
+    shown = rows if verbose else rows[:_OUTPUTS]
+    several = len(candidates) > 1
+    table = _table(*(["target"] if several else []), "output", numbers=("error", "limit", "max |Δ|", ""))
+    room = max(14, width - 42) // (2 if several else 1)
+    for candidate, output in shown:
+        c = output.accumulated
+        mark: words.Mark = "good" if output.passed else "bad"
+        names = [words.target(candidate)] if several else []
+        table.add_row(*(Text(_elided(name, room)) for name in [*names, words.visible(output.tensor)]),
+                      Text(words.number(c.rel_l2 if c else None), _STYLES[mark]), words.number(output.tolerance),
+                      words.number(c.max_abs if c else None), Text(words.SIGNS[mark], _STYLES[mark]))
+    left = rows[len(shown):]
+    if not left:
+        return table
+    worse = sum(not output.passed for _, output in left)
+    rest = f"{worse:,} beyond" if worse else "all within"
+    return Group(table, Text(f"and {len(left):,} more, {rest} tolerance", "dim"))
+
+
+def _first_bad(report: Report, candidate: Candidate) -> Iterable[RenderableType]:
+    found = candidate.first_bad
+    if found is None:
+        return
+    nodes = (candidate.model or report.model).nodes
+    rows = [("tensor", words.visible(found.tensor)),
+            ("node", ", ".join((words.visible(found.node or "(unnamed)"), words.visible(found.op),
+                                f"{found.index:,} of {nodes:,}"))),
+            *words.figures(found, words.blamed_layer(candidate))]
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(no_wrap=True, style="dim")
+    grid.add_column(overflow="fold")
+    for label, value in rows:
+        grid.add_row(label, Text(value, "bold red" if label == "tensor" else ""))
+    yield from _titled(f"First bad layer on {words.target(candidate)}", grid)
+
+
+def _others(candidates: Sequence[Candidate]) -> Iterable[RenderableType]:
+    lines = [Text.assemble((words.target(candidate), "bold"), f" {words.blamed(candidate.first_bad)}")
+             for candidate in candidates if candidate.first_bad]
+    if lines:
+        yield from _titled("First bad layer elsewhere", *lines)
+
+
+def _surroundings(candidate: Candidate, width: int) -> Iterable[RenderableType]:
+    tensors, blamed = candidate.tensors, words.blamed_layer(candidate)
+    if blamed is not None:
+        place = tensors.index(blamed)
+        shown = tensors[max(0, place - _BEFORE):place + _AFTER + 1]
+        yield from _titled("Around it", _layers(shown, candidate, width))
+        return
+    judged = [layer for layer in tensors if words.layer_ratio(layer) is not None]
+    closest = sorted(judged, key=lambda layer: words.layer_ratio(layer) or 0, reverse=True)[:_CLOSEST]
+    if closest:
+        yield from _titled(f"Closest to their floor, of {words.plural(len(judged), 'tensor')}",
+                           _layers(closest, candidate, width))
+
+
+def _layers(layers: Sequence[Layer], candidate: Candidate, width: int) -> RenderableType:
+    with_op = width >= 72
+    table = _table("", "tensor", *(["op"] if with_op else []), numbers=("local", "floor", "accumulated"))
+    room = max(14, width - (54 if with_op else 38))
+    first = candidate.first_bad.tensor if candidate.first_bad else None
+    for layer in layers:
+        mark: words.Mark = "warn" if layer.origin == "inherited" else "good" if layer.passed else "bad"
+        style = "bold red" if layer.tensor == first else ""
+        op = [Text(_elided(words.visible(layer.op), 14), style)] if with_op else []
+        name = Text(_elided(words.visible(layer.tensor), room), style)
+        table.add_row(Text(words.SIGNS[mark], _STYLES[mark]), name, *op,
+                      Text(words.number(layer.local.rel_l2 if layer.local else None), style), words.number(layer.floor),
+                      words.number(layer.accumulated.rel_l2 if layer.accumulated else None))
+    return table
+
+
+def _facts(candidates: Sequence[Candidate], paths: Mapping[str, Path]) -> Iterable[RenderableType]:
+    accuracy = [Text(f"{words.visible(a.output)} on {words.target(c)}: {a.candidate:.1%}, reference {a.reference:.1%}, "
+                     f"of {words.plural(a.samples, 'sample')}") for c in candidates for a in c.accuracy]
+    if accuracy:
+        yield from _titled("Accuracy", *accuracy)
+    notes = [Text((f"{words.target(c)}: " if len(candidates) > 1 else "") + words.line(note))
+             for c in candidates for note in c.notes]
+    if notes:
+        yield from _titled("Notes", *notes)
+    if paths:
+        grid = Table.grid(padding=(0, 2))
+        for what, path in paths.items():
+            grid.add_row(Text(what, "dim"), Text(words.visible(str(path)), overflow="fold"))
+        yield from _titled("Written", grid)
+
+
+def _titled(title: str, *body: RenderableType) -> Iterable[RenderableType]:
+    yield Text(f"\n{title}", "bold")
+    yield Padding(Group(*body), (0, 0, 0, 2), expand=False)
+
+
+def _table(*names: str, numbers: Sequence[str]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False, header_style="dim")
+    for name in names:
+        table.add_column(name, no_wrap=True)
+    for name in numbers:
+        table.add_column(name, justify="right", no_wrap=True)
+    return table
+
+
+def _elided(name: str, room: int) -> str:
+    """The name with its middle left out, since a tensor's beginning and end say which it is."""
+    if len(name) <= room:
+        return name
+    head = (room - 1) // 3
+    return f"{name[:head]}…{name[len(name) - (room - 1 - head):]}"

@@ -1,0 +1,186 @@
+"""The words and figures that every renderer shares, so that the terminal and the HTML report say the same things."""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from typing import Literal
+
+from parity.report.record import Candidate, FirstBad, Kind, Layer, Report
+
+Mark = Literal["good", "bad", "warn", "none"]
+
+SIGNS: dict[Mark, str] = {"good": "✓", "bad": "✗", "warn": "!", "none": "–"}
+
+KINDS: dict[Kind, str] = {
+    "implementation": "implementation: the runtime's own result here is off by more than rounding explains",
+    "precision": "precision: the number format explains the error, not the runtime",
+    "nonfinite": "non-finite: Inf or NaN appears here for the first time",
+}
+
+_DIRECTIONS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
+
+def number(value: float | None) -> str:
+    """A figure to three significant digits; "–" where there is none, "∞" and "NaN" where it is not finite."""
+    if value is None:
+        return "–"
+    if not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "∞" if value > 0 else "−∞"
+    rounded = float(f"{value:.2e}")
+    if rounded == 0:
+        return "0"
+    if 1e-3 <= abs(rounded) < 1e3:
+        return f"{rounded:.3g}"
+    if 1e3 <= abs(rounded) < 1e5:
+        return f"{rounded:,.0f}"
+    mantissa, exponent = f"{value:.2e}".split("e")
+    return f"{mantissa}e{int(exponent)}"
+
+
+def visible(text: str) -> str:
+    r"""The text with what would not show, or would move other text, written out as \x1b or \u202e."""
+    return "".join(_shown(character) for character in text)
+
+
+def _shown(character: str) -> str:
+    hidden = unicodedata.category(character) in {"Cc", "Cs", "Zl", "Zp"} or character in _DIRECTIONS
+    if not hidden:
+        return character
+    code = ord(character)
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+
+
+def line(text: str) -> str:
+    """A message as one visible line."""
+    return visible(" ".join(text.split()))
+
+
+def plural(count: int, noun: str) -> str:
+    """The count with its noun: "1 output", "3 outputs"."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def shape(sizes: tuple[int, ...]) -> str:
+    """The sizes as 1×3×224×224, "scalar" for none."""
+    return "×".join(map(str, sizes)) or "scalar"
+
+
+def target(candidate: Candidate) -> str:
+    """The candidate's target, marked where it is a forecast."""
+    return visible(candidate.target) + (" (emulated)" if candidate.emulated else "")
+
+
+def mark(candidate: Candidate) -> Mark:
+    """How a candidate did, at a glance."""
+    if candidate.status != "ok" or candidate.verdict == "error":
+        return "none"
+    if candidate.verdict == "divergence":
+        return "bad"
+    return "warn" if candidate.first_bad else "good"
+
+
+def verdict(candidate: Candidate) -> str:
+    """The candidate's verdict in words: what its outputs did, or why there are none."""
+    if candidate.status != "ok":
+        return f"{'could not run' if candidate.status == 'unavailable' else 'broke'}: {line(candidate.reason)}"
+    count, failed = len(candidate.outputs), sum(not output.passed for output in candidate.outputs)
+    match mark(candidate):
+        case "none":
+            return f"not judged: {line(candidate.reason) or 'no output was compared'}"
+        case "bad":
+            return f"divergence: {failed:,} of {plural(count, 'output')} beyond tolerance"
+        case "warn":
+            return "parity at the outputs, which hide a bad layer"
+        case _:
+            return f"parity: {plural(count, 'output')} within tolerance, no bad layer"
+
+
+def blamed(found: FirstBad) -> str:
+    """The first bad layer by tensor and operator."""
+    return f"{visible(found.tensor)} ({visible(found.op)})" if found.op else visible(found.tensor)
+
+
+def figures(found: FirstBad, layer: Layer | None) -> list[tuple[str, str]]:
+    """The first bad layer's figures as (label, value), in reading order; `layer` is its entry among the tensors."""
+    rows = [("kind", KINDS[found.kind])]
+    floor = layer.floor if layer else None
+    if found.local is not None:
+        beside = "" if floor is None else f", accepted up to {number(floor)}"
+        times = ratio(found.local.rel_l2, floor)
+        rows.append(("local error", number(found.local.rel_l2) + beside
+                     + (f" ({number(times)} times over)" if times is not None and 1 < times < math.inf else "")))
+    if found.accumulated is not None:
+        at = ", ".join(map(str, found.accumulated.worst))
+        rows.append(("accumulated error", number(found.accumulated.rel_l2)))
+        rows.append(("largest difference", f"{number(found.accumulated.max_abs)} at [{at}]"))
+        if found.accumulated.mismatched_nonfinite:
+            rows.append(("non-finite", (f"Inf or NaN on one side only at "
+                                       f"{plural(found.accumulated.mismatched_nonfinite, 'element')}")))
+    rows.append(("source", visible(found.source or (layer.source if layer else None) or "not recorded in the model")))
+    return rows
+
+
+def ratio(local: float | None, floor: float | None) -> float | None:
+    """Local error over its floor; 0/0 is 0 for an operator that must be exact and was."""
+    if local is None or floor is None:
+        return None
+    if floor == 0:
+        return 0.0 if local == 0 else math.inf
+    return local / floor
+
+
+def layer_ratio(layer: Layer) -> float | None:
+    """A layer's local error over its floor."""
+    return ratio(layer.local.rel_l2 if layer.local else None, layer.floor)
+
+
+def blamed_layer(candidate: Candidate) -> Layer | None:
+    """The entry of the first bad layer among the candidate's tensors."""
+    found = candidate.first_bad
+    return next((layer for layer in candidate.tensors if found and layer.tensor == found.tensor), None)
+
+
+def focus(report: Report) -> int | None:
+    """Which candidate to show in detail: one that diverges, else one with a bad layer, else the first that ran."""
+    ran = [i for i, candidate in enumerate(report.candidates) if candidate.status == "ok"]
+    order: dict[Mark, int] = {"bad": 0, "warn": 1, "good": 2, "none": 3}
+    return min(ran, key=lambda i: (report.candidates[i].emulated, order[mark(report.candidates[i])], i), default=None)
+
+
+def headline(report: Report) -> str:
+    """The answer to the whole run, in one sentence."""
+    chosen = focus(report)
+    shown = None if chosen is None else report.candidates[chosen]
+    if report.verdict == "divergence":
+        bad = next((c for c in report.candidates if mark(c) == "bad" and not (c.emulated and not c.asked)), shown)
+        if bad is None or bad.first_bad is None:
+            return f"Divergence{f' on {target(bad)}' if bad else ''}, and no single layer is to blame."
+        return f"Divergence on {target(bad)}. First bad layer: {blamed(bad.first_bad)}."
+    if report.verdict == "error":
+        return "No verdict: nothing could be compared." if chosen is None else "No verdict: a target could not run."
+    hidden = next((c for c in report.candidates if mark(c) == "warn"), None)
+    if hidden is not None and hidden.first_bad is not None:
+        return f"Parity at the outputs, but {blamed(hidden.first_bad)} is wrong on {target(hidden)}."
+    return "Parity: every output is within tolerance and no layer is bad."
+
+
+def next_step(report: Report) -> str:
+    """The next thing to do, as one sentence."""
+    if report.partial:
+        return "The run was interrupted: run the same command again for the whole answer."
+    missing = next((c for c in report.candidates if c.status != "ok" and c.asked), None)
+    chosen = focus(report)
+    found = None if chosen is None else report.candidates[chosen].first_bad
+    if report.verdict == "error" or chosen is None:
+        return f"Make {visible(missing.target)} run ({line(missing.reason)})." if missing else "Check the targets."
+    shown = report.candidates[chosen]
+    if found is None:
+        return ("Nothing to do: the outputs agree." if mark(shown) == "good" else
+                "Look in the layer table at where the accumulated error grows.")
+    place = visible(found.source or found.node or found.tensor)
+    op = visible(found.op) or "it"
+    look = {"implementation": f"Compare how {target(shown)} computes {op} at {place} with the model.",
+            "precision": f"Look at the value range at {place}: the number format loses it.",
+            "nonfinite": f"Look at what overflows at {place}: its inputs are still finite."}[found.kind]
+    return look + (" With --strict, the run fails on it." if mark(shown) == "warn" else "")

@@ -1,0 +1,1 @@
+"""Tests of parity; they mirror the package."""

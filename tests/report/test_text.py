@@ -1,0 +1,150 @@
+"""The terminal's report fits, says the answer, and lets no name act."""
+
+from __future__ import annotations
+
+import io
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.cells import cell_len
+from rich.console import Console
+
+from parity.report import words
+from parity.report.record import Report
+from parity.report.text import print_report
+from tests.report import samples
+
+PATHS = {"report": Path("out/report.html"), "layers": Path("out/layers.csv")}
+
+
+def printed(report: Report, width: int = 100, *, verbose: bool = False, encoding: str = "utf-8",
+            colour: bool = False) -> str:
+    """What a console of this width and encoding receives."""
+    stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding, newline="\n")
+    console = Console(file=stream, width=width, force_terminal=colour, color_system="truecolor" if colour else None)
+    print_report(report, console, verbose=verbose, paths=PATHS)
+    stream.flush()
+    assert isinstance(stream.buffer, io.BytesIO)
+    return stream.buffer.getvalue().decode(encoding)
+
+
+def test_the_answer_and_its_figures_are_there() -> None:
+    """A divergence prints the verdict, the first bad layer with its figures, accuracy, files and the next step."""
+    text = printed(samples.EVERY["divergence"])
+    for said in ("divergence: 1 of 2 outputs beyond tolerance", "/layer2/BatchNormalization_17_output_0", "17 of 40",
+                 "implementation:", "0.02, accepted up to 2.00e-6", "model.py:27", "94.0%", "out/report.html",
+                 "3.00e-5"):
+        assert said in text
+    assert text.rstrip().splitlines()[-1].startswith("Next: ")
+
+
+def test_the_surroundings_of_the_first_bad_layer() -> None:
+    """Three tensors before the first bad one and five after it are listed, and no others."""
+    around = printed(samples.EVERY["divergence"]).split("Around it")[1].split("Accuracy")[0]
+    assert [i for i in range(40) if f"_{i}_output_0" in around] == list(range(14, 23))
+
+
+def test_parity_lists_the_closest_calls() -> None:
+    """At parity the five tensors nearest to their floor are listed, nearest first."""
+    report = samples.EVERY["parity"]
+    text = printed(report, 140).split("Closest")[1]
+    order = sorted(report.candidates[0].tensors, key=lambda layer: words.layer_ratio(layer) or 0, reverse=True)
+    places = [text.find(layer.tensor) for layer in order[:5]]
+    assert -1 not in places
+    assert places == sorted(places)
+    assert order[5].tensor not in text
+
+
+def test_verbose_lists_every_tensor() -> None:
+    """With verbose, each tensor of each candidate that ran has its line."""
+    text = printed(samples.EVERY["mixed"], 140, verbose=True)
+    assert text.count("/layer0/Conv_0_output_0") == 3
+    assert "Around it" not in text
+
+
+def test_what_could_not_run_says_why() -> None:
+    """An unavailable target shows its reason as one line of text."""
+    text = printed(samples.EVERY["unavailable"], 140)
+    assert "could not run: no NVIDIA driver: libcuda.so.1 is not there install the driver" in text
+    assert "emulated" in printed(samples.EVERY["mixed"])
+
+
+def test_an_interrupted_run_says_so() -> None:
+    """A partial report is marked, and the next step is to run it again."""
+    text = printed(samples.EVERY["interrupted"])
+    assert "Interrupted" in text
+    assert "run the same command again" in text
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 200])
+@pytest.mark.parametrize("name", samples.EVERY)
+def test_no_line_is_wider_than_the_terminal(name: str, width: int) -> None:
+    """Every sample fits every width."""
+    assert max(cell_len(line) for line in printed(samples.EVERY[name], width).splitlines()) <= width
+
+
+@pytest.mark.parametrize("name", ["divergence", "parity", "mixed"])
+def test_figures_are_whole_at_80_columns(name: str) -> None:
+    """At 80 columns only names are shortened: no figure loses its exponent."""
+    for line in printed(samples.EVERY[name], 80).splitlines():
+        assert not line.rstrip().endswith("…")
+        assert "e…" not in line
+
+
+@pytest.mark.parametrize("name", samples.EVERY)
+def test_a_pipe_gets_no_control_characters(name: str) -> None:
+    """Without colour the text holds no escape, carriage return or direction override, whatever the names are."""
+    assert not {c for c in printed(samples.EVERY[name]) if c != "\n" and words.visible(c) != c}
+
+
+def test_names_are_not_markup() -> None:
+    """A name in rich's markup shows as it is, and what it would hide is visible."""
+    text = printed(samples.EVERY["hostile"], 140, verbose=True)
+    assert "[bold red]markup[/] [link=http://example.org]here[/link]" in text
+    assert r"esc\x1b[31mape\x0d\x0aline\u2028two" in text
+    assert r"\u202egnp.exe" in text
+
+
+def test_colour_only_adds_escapes() -> None:
+    """On a colour terminal the verdict is styled, and no name brings an escape of its own."""
+    text = printed(samples.EVERY["hostile"], 140, colour=True)
+    assert "\x1b[1;31m" in text
+    assert "\x1b[31mape" not in text
+
+
+@pytest.mark.parametrize("name", samples.EVERY)
+def test_a_terminal_without_unicode(name: str) -> None:
+    """A console that knows only ASCII gets the whole report."""
+    text = printed(samples.EVERY[name], encoding="ascii")
+    assert text.isascii()
+    assert "Next: " in text
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False))
+def test_a_figure_keeps_three_digits(value: float) -> None:
+    """A figure as printed is within half a unit of the third digit of the value."""
+    shown, exact = Decimal(words.number(value).replace(",", "")), Decimal(value)
+    assert abs(shown - exact) <= abs(exact) * Decimal("0.00500001")
+
+
+def test_figures_that_are_none() -> None:
+    """Missing and non-finite figures have signs of their own."""
+    values = (None, float("nan"), float("inf"), float("-inf"), 0.0)
+    assert [words.number(value) for value in values] == ["–", "NaN", "∞", "−∞", "0"]
+
+
+def test_hidden_faults_are_named_in_the_headline() -> None:
+    """A fault that the outputs hide is in the headline, and the next step says how to fail on it."""
+    report = samples.EVERY["hidden"]
+    assert "/layer2/BatchNormalization_17_output_0" in words.headline(report)
+    assert "--strict" in words.next_step(report)
+
+
+def test_a_forecast_does_not_take_the_headline() -> None:
+    """The headline of a divergence is about a target that ran, not about a forecast."""
+    report = samples.report(samples.emulated(), samples.bad())
+    assert words.headline(report).startswith("Divergence on onnxruntime:fp16.")
+    assert words.focus(report) == 1
