@@ -9,7 +9,8 @@ from parity.analysis.match import comparable_tensors
 from parity.analysis.tolerance import model_precision
 from parity.graph.executor import Level
 from parity.graph.flatten import inline_functions
-from parity.graph.model import Graph, Model, TensorSpec
+from parity.graph.graph import Graph, TensorSpec
+from parity.graph.model import Model
 from parity.graph.ops.call import KERNELS
 from parity.graph.ops.fallback import schema_of
 

@@ -14,7 +14,8 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from parity.backends.planted import Fault
 from parity.graph.executor import Executor
-from parity.graph.model import Model, Node
+from parity.graph.graph import Node
+from parity.graph.model import Model
 from parity.graph.ops.call import is_tensor, to_numpy
 
 Values = Mapping[str, np.ndarray]

@@ -25,7 +25,7 @@ from parity.analysis.tolerance import (
     quantization_excess,
 )
 from parity.graph.executor import Executor
-from parity.graph.model import Node
+from parity.graph.graph import Node
 from parity.graph.ops.call import HALVES, Value, to_numpy
 
 

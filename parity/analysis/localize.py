@@ -13,7 +13,8 @@ from parity.analysis.judge import Judgement, Ruler, judge
 from parity.analysis.measure import Comparison, measure
 from parity.errors import MatchError, ModelError
 from parity.graph.executor import Executor
-from parity.graph.model import Model, Node
+from parity.graph.graph import Node
+from parity.graph.model import Model
 from parity.graph.ops.call import Arithmetic, Value, from_numpy
 
 # Why a tensor is named: its own arithmetic, its number format, or a NaN or Inf born there.

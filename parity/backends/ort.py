@@ -11,7 +11,8 @@ import numpy as np
 
 from parity.backends.base import Capture, Chunk, Feed, RunOptions
 from parity.errors import BackendFailed, BackendUnavailable
-from parity.graph.model import Model, Node, temporary_folder
+from parity.graph.graph import Node
+from parity.graph.model import Model, temporary_folder
 from parity.targets import Target
 
 _PROVIDERS = {

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from parity.graph.model import TensorSpec
+from parity.graph.graph import TensorSpec
 from parity.graph.seeding import Choice, Domain, Fill, Integers, Lengths, Mask, Normal, Positions, Positive
 from parity.graph.uses import Context, Use, uses_of
 

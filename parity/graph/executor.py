@@ -19,7 +19,8 @@ import torch
 
 import parity.graph.ops  # noqa: F401 - registers the kernels
 from parity.errors import ModelError, ParityError, UnsupportedOp
-from parity.graph.model import Graph, Model, Node
+from parity.graph.graph import Graph, Node
+from parity.graph.model import Model
 from parity.graph.ops.call import HALVES, KERNELS, Arithmetic, Call, Value, from_numpy, in_arithmetic
 from parity.graph.ops.fallback import function_body, graph_of_function, run_reference, schema_of
 from parity.graph.weights import read_weight

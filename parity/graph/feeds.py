@@ -17,7 +17,8 @@ from google.protobuf.message import DecodeError
 from parity.errors import FeedError, ModelError, ParityError, UnsupportedOp, UsageError
 from parity.graph.domains import domain_of
 from parity.graph.flatten import inline_functions
-from parity.graph.model import Model, TensorSpec
+from parity.graph.graph import TensorSpec
+from parity.graph.model import Model
 from parity.graph.seeding import Bits
 from parity.graph.shapes import bind, candidates, describe, dims_of, guess_sizes, parse_shape, size_of
 from parity.graph.uses import Context

@@ -8,7 +8,8 @@ from dataclasses import replace
 import onnx.inliner
 from onnx import GraphProto, NodeProto, helper
 
-from parity.graph.model import Model, Node, shallow_copy, subgraph_protos
+from parity.graph.graph import Node, subgraph_protos
+from parity.graph.model import Model, shallow_copy
 
 
 def inline_functions(model: Model) -> Model:

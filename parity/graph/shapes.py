@@ -6,7 +6,8 @@ import re
 from collections.abc import Collection, Iterator, Mapping, MutableMapping, Sequence
 
 from parity.errors import FeedError, UsageError
-from parity.graph.model import Model, Node, TensorSpec
+from parity.graph.graph import Node, TensorSpec
+from parity.graph.model import Model
 
 # Exporters write these where they know no name; two of them are two different unknowns.
 _ANONYMOUS = re.compile(r"|\?|\*|-1|none|unk|dynamic", re.IGNORECASE)

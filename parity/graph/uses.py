@@ -12,7 +12,8 @@ import onnx
 from onnx import AttributeProto, ModelProto, TensorProto
 
 from parity.errors import ModelError
-from parity.graph.model import Graph, Model, Node
+from parity.graph.graph import Graph, Node
+from parity.graph.model import Model
 from parity.graph.weights import read_weight
 
 Shape = tuple[int, ...]

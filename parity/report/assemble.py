@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from parity.analysis.localize import Divergence
-from parity.graph.model import Node
+from parity.graph.graph import Node
 from parity.report.record import Candidate, FirstBad, Kind, Layer
 
 

@@ -176,14 +176,17 @@ def _accuracy(candidate: Candidate) -> str:
     return "<h3>Accuracy</h3>" + _table("Task accuracy", ("Output", ">Reference", ">Candidate", ">Samples"), rows)
 
 
+def _seconds(seconds: float | None) -> str:
+    return "" if seconds is None else f"{words.number(seconds)} s"
+
+
 def _facts(report: Report) -> str:
     model = report.model
     rows = [("command", f"<code>{_text(report.command)}</code>" if report.command else "not recorded"),
             ("model", (f"{_name(model.path)} <small>{words.plural(model.nodes, 'node')}, "
                       f"{words.plural(model.tensors, 'tensor')}</small>")),
             ("SHA-256", f"<code>{_text(model.sha256)}</code>"),
-            ("reference", f"{_name(report.reference.target)} "
-                          f"<small>{words.number(report.reference.seconds)} s</small>"),
+            ("reference", f"{_name(report.reference.target)} <small>{_seconds(report.reference.seconds)}</small>"),
             ("seed", f"{report.seed}, {words.plural(report.samples, 'sample')}"),
             *((f"input {i.name}", f"{_text(i.dtype)} {words.shape(i.shape)} <small>{_text(i.source)}</small>")
               for i in report.inputs)]

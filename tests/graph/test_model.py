@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from parity.errors import ModelError
-from parity.graph.model import Model, TensorSpec, temporary_folder
+from parity.graph.graph import TensorSpec
+from parity.graph.model import Model, temporary_folder
 from parity.graph.weights import dtype_of, read_weight
 
 OPSET = 17

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from onnx import AttributeProto, TensorProto, helper
 
-from parity.graph.model import Graph, Node
+from parity.graph.graph import Graph, Node
 from parity.graph.weights import read_weight
 
 if TYPE_CHECKING:

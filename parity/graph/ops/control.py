@@ -8,7 +8,7 @@ from typing import cast
 import torch
 from onnx import TensorProto
 
-from parity.graph.model import Graph
+from parity.graph.graph import Graph
 from parity.graph.ops.call import Call, Tensor, Value, kernel
 
 

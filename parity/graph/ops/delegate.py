@@ -8,7 +8,7 @@ from typing import cast
 import numpy as np
 from onnx import NodeProto
 
-from parity.graph.model import Node
+from parity.graph.graph import Node
 from parity.graph.ops.call import KERNELS, Call, Tensor, Value
 
 

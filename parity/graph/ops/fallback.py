@@ -10,7 +10,7 @@ import onnx
 import torch
 from onnx import ModelProto, NodeProto, TensorProto, TypeProto, helper
 
-from parity.graph.model import Graph, Node, graph_of
+from parity.graph.graph import Graph, Node, graph_of
 from parity.graph.ops.call import Arithmetic, Value, from_numpy, in_arithmetic, to_numpy
 
 
