@@ -233,7 +233,7 @@ class Report:
         """
         try:
             data = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UsageError(f"not a JSON file ({error})", "Give the report.json of `parity compare`.") from error
         version = data.get("schema_version") if isinstance(data, dict) else None
         if version != SCHEMA_VERSION:
@@ -285,11 +285,20 @@ def _as(data: Any, kind: Any) -> Any:
     origin, arguments = get_origin(kind), get_args(kind)
     if origin in (Union, types.UnionType):
         return None if data is None else _as(data, next(a for a in arguments if a is not type(None)))
+    if origin is Literal:
+        return _checked(data, data in arguments, arguments)
     if is_dataclass(kind):
+        _checked(data, isinstance(data, dict), kind)
         known = _types(kind)  # type: ignore[arg-type]
         return kind(**{name: _as(data[name], hint) for name, hint in known.items() if name in data})  # type: ignore[operator]
     if origin is tuple:
-        return tuple(_as(item, arguments[0]) for item in data)
-    if origin is not None and issubclass(origin if isinstance(origin, type) else object, Mapping):
-        return {k: _as(v, arguments[1]) for k, v in data.items()}
-    return float(data) if kind is float else data
+        return tuple(_as(item, arguments[0]) for item in _checked(data, isinstance(data, list), kind))
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        return {k: _as(v, arguments[1]) for k, v in _checked(data, isinstance(data, dict), kind).items()}
+    return float(data) if kind is float else _checked(data, isinstance(data, kind), kind)
+
+
+def _checked(data: Any, fits: bool, kind: object) -> Any:  # noqa: FBT001
+    if not fits:
+        raise TypeError(f"{str(data)[:40]!r} is not {kind}")
+    return data
