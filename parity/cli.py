@@ -53,7 +53,7 @@ def cli() -> None:
 @click.option("--strict", is_flag=True, help="Fail on a named fault even where the outputs hide it.")
 @click.option("--optimization", type=click.Choice(["off", "basic", "extended", "all"]), default="all",
               show_default=True, help="Graph optimisation level of the runtime.")
-@click.option("--threads", default=0, type=click.IntRange(0), 
+@click.option("--threads", default=0, type=click.IntRange(0),
               help="Threads within an operator; 0: the runtime's choice.")
 @click.option("--memory", default=512, show_default=True, type=click.IntRange(1), metavar="MB",
               help="Tensors that a watched run may hold at a time.")

@@ -18,26 +18,27 @@ import numpy as np
 from parity.analysis.localize import Divergence, Stream, divergences, first_to_blame
 from parity.analysis.match import common_names, comparable_tensors
 from parity.analysis.measure import measure
+from parity.analysis.outputs import OutputFinding, judge_outputs, noise_notes
+from parity.analysis.reads import without_unread
 from parity.analysis.tolerance import DEFAULTS, Tolerance, model_precision
 from parity.backends.base import Feed, RunOptions, Session, backend_of
 from parity.backends.captured import CapturedSession
-from parity.contenders import Contender, contenders_of, feeds_of, load_labels
+from parity.contenders import Contender, contenders_of, feeds_of, inputs_among, load_labels
 from parity.environment import environment
 from parity.errors import BackendFailed, BackendUnavailable, FeedError, ModelError
 from parity.graph.executor import Executor
-from parity.graph.flatten import inline_branches, inline_functions
+from parity.graph.flatten import inline_functions
 from parity.graph.model import Model
-from parity.graph.ops.call import Arithmetic, is_tensor, to_numpy
-from parity.report.assemble import first_bad_of, layer_of, worst_of
+from parity.graph.ops.call import Arithmetic, to_numpy
+from parity.graph.survey import Survey, survey
+from parity.report.assemble import accuracies, first_bad_of, layer_of, output_layer, worst_of
 from parity.report.record import (
     Candidate,
     InputFacts,
-    Layer,
     ModelFacts,
     Reference,
     Report,
     Status,
-    TaskAccuracy,
     Verdict,
 )
 from parity.targets import Target
@@ -66,29 +67,20 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Learnt:
-    """What one FP32 run on the executor tells about a model: its flat form, outputs, and the size of each tensor."""
-
-    flat: Model
-    outputs: Mapping[str, np.ndarray]
-    sizes: Mapping[str, int]
-
-
-@dataclass(frozen=True)
 class _Sample:
     """One feed with what the reference makes of it.
 
     Attributes:
         feed: the inputs.
-        learnt: the reference on the executor.
-        noise: per output, the relative L2 distance of the executor in FP32 from FP64.
+        survey: what one FP32 run told about the reference.
+        noise: per output, the relative L2 distance by which correct FP32 runs may differ.
         session: runs the reference.
         outputs: of the reference's plain run.
         seconds: of the reference's plain run.
     """
 
     feed: Feed
-    learnt: Learnt
+    survey: Survey
     noise: Mapping[str, float]
     session: Session
     outputs: Mapping[str, np.ndarray]
@@ -115,7 +107,7 @@ def compare_files(model: Path, files: Sequence[Path], reference: str, targets: S
     """
     loaded = Model.load(model)
     contenders = contenders_of(files, [Target.parse(t) for t in targets])
-    feeds, facts = feeds_of(loaded, inputs, shapes, options.run.seed, samples)
+    feeds, facts = feeds_of(loaded, inputs or inputs_among(files, loaded), shapes, options.run.seed, samples)
     truth = None if labels is None else load_labels(labels)
     return compare(loaded, contenders, feeds, facts, Target.parse(reference), replace(options, labels=truth))
 
@@ -145,7 +137,7 @@ def compare(model: Model, contenders: Sequence[Contender], feeds: Sequence[Feed]
             partial = True
             break
     return Report(
-        _overall(candidates), _facts(model, samples[0].learnt.flat), tuple(inputs), options.run.seed,
+        _overall(candidates), _facts(model, samples[0].survey.flat), tuple(inputs), options.run.seed,
         environment(options.run), Reference(str(reference), "ok", samples[0].seconds), tuple(candidates),
         command=options.command, samples=len(samples), partial=partial)
 
@@ -169,31 +161,14 @@ def _facts(model: Model, flat: Model) -> ModelFacts:
 def _reference_run(model: Model, feed: Feed, target: Target, options: Options) -> _Sample:
     """Run the reference once, unwatched, and learn from FP64 how much of its output is noise."""
     options.progress("reference", 0, 2)
-    learnt = learn(model, feed, options.run)
+    surveyed = survey(model, feed, options.run.seed)
     options.progress("reference", 1, 2)
-    gold = Executor(learnt.flat, Arithmetic.DOUBLE, seed=options.run.seed).run(feed)
-    noise = {n: _distance(to_numpy(gold[n]), v) for n, v in learnt.outputs.items()}
-    session = backend_of(target).open(model, learnt.flat, target, options.run)
+    gold = Executor(surveyed.flat, Arithmetic.DOUBLE, seed=options.run.seed).run(feed)
+    noise = {n: _distance(to_numpy(gold[n]), v) for n, v in surveyed.outputs.items()}
+    session = backend_of(target).open(model, surveyed.flat, target, options.run)
     capture = session.run(feed)
     options.progress("reference", 2, 2)
-    return _Sample(feed, learnt, noise, session, capture.outputs, capture.seconds)
-
-
-def learn(model: Model, feed: Feed, options: RunOptions) -> Learnt:
-    """Run a model once on the executor in FP32, and flatten it along the branches that were taken."""
-    flat = inline_functions(model)
-    if any(node.op == "If" for node in flat.graph.nodes):
-        scout = Executor(flat, seed=options.seed)
-        scout.run(feed)
-        flat = inline_branches(flat, scout.branches)
-    results = {o.name for o in flat.graph.outputs}
-    sizes: dict[str, int] = {}
-    outputs: dict[str, np.ndarray] = {}
-    for step in Executor(flat, seed=options.seed).steps(feed, keep=results):
-        tensors = {n: to_numpy(v) for n, v in step.values.items() if is_tensor(v)}
-        sizes.update((n, v.nbytes) for n, v in tensors.items())
-        outputs.update((n, v) for n, v in tensors.items() if n in results)
-    return Learnt(flat, outputs, sizes)
+    return _Sample(feed, surveyed, noise, session, capture.outputs, capture.seconds)
 
 
 def _distance(gold: np.ndarray, other: np.ndarray) -> float:
@@ -219,55 +194,60 @@ def _candidate(model: Model, contender: Contender, samples: Sequence[_Sample], o
 
 
 def _one_sample(model: Model, contender: Contender, blank: Candidate, sample: _Sample, options: Options) -> Candidate:
-    learnt, session, shown = _open(model, contender, sample, options)
+    surveyed, session, shown = _open(model, contender, sample, options)
     capture = session.run(sample.feed)
-    tolerance = options.tolerance or DEFAULTS[_precision(contender, learnt.flat)]
-    outputs = _judge_outputs(sample, capture.outputs, tolerance)
+    tolerance = options.tolerance or DEFAULTS[_precision(contender, surveyed.flat)]
+    outputs = judge_outputs(sample.outputs, capture.outputs, sample.noise, tolerance)
     verdict: Verdict = "parity" if all(o.passed for o in outputs) else "divergence"
     walk = _Walk(capture.outputs)
-    status, reason = walk.run(sample, session, shown, learnt.sizes, str(contender), options)
-    limit = max((o.tolerance for o in outputs if o.tolerance is not None), default=tolerance.rel_l2(0.0))
-    blamed = first_to_blame(walk.found, outputs_fail=verdict == "divergence", limit=limit)
-    notes = _noise_notes(outputs, tolerance)
+    status, reason = walk.run(sample, session, shown, surveyed.sizes, str(contender), options)
+    found = without_unread(walk.found, sample.survey.flat, sample.feed)
+    limit = max((o.limit for o in outputs), default=tolerance.rel_l2(0.0))
+    blamed = first_to_blame(found, outputs_fail=verdict == "divergence" or not outputs, limit=limit)
+    if not outputs and blamed is not None:  # tensors taken elsewhere, no graph output among them: they decide
+        verdict = "divergence"
+    notes = noise_notes(outputs, tolerance)
     if blamed is not None and blamed[1] == "precision" and _hidden_by_watching(outputs, walk.moved):
         blamed = None
         notes = (*notes, _WATCHING_HIDES)
     return replace(
         blank, status=status, reason=reason, verdict=verdict if status == "ok" else "error",
-        watching_moved_outputs=walk.moved, outputs=outputs, tensors=tuple(layer_of(d, limit) for d in walk.found),
+        watching_moved_outputs=walk.moved,
+        outputs=tuple(output_layer(o, sample.survey.flat.graph.producer.get(o.name)) for o in outputs),
+        tensors=tuple(layer_of(d, limit) for d in found),
         first_bad=None if blamed is None else first_bad_of(*blamed), version=capture.version, device=capture.device,
         seconds=capture.seconds, notes=notes,
-        model=None if contender.model is None else _facts(contender.model, learnt.flat),
-        accuracy=_accuracy(sample.outputs, capture.outputs, options.labels))
+        model=None if contender.model is None else _facts(contender.model, surveyed.flat),
+        accuracy=accuracies(sample.outputs, capture.outputs, options.labels))
 
 
 def _open(model: Model, contender: Contender, sample: _Sample, options: Options,
-          ) -> tuple[Learnt, Session, frozenset[str]]:
+          ) -> tuple[Survey, Session, frozenset[str]]:
     """The contender ready to run, what is known of its model, and the tensors that both sides name.
 
     Raises:
         MatchError: there are none.
         FeedError: its model wants an input that the reference has not.
     """
-    wanted = comparable_tensors(sample.learnt.flat)
+    wanted = comparable_tensors(sample.survey.flat)
     if contender.tensors is not None:
         captured = CapturedSession(contender.tensors)
-        return sample.learnt, captured, common_names(wanted, captured.tensors, str(contender))
+        return sample.survey, captured, common_names(wanted, captured.tensors, str(contender))
     assert contender.target is not None  # noqa: S101 - a contender is a target or a file of tensors
     backend = backend_of(contender.target)
     if contender.model is None:
-        session = backend.open(model, sample.learnt.flat, contender.target, options.run)
-        return sample.learnt, session, frozenset(wanted)
+        session = backend.open(model, sample.survey.flat, contender.target, options.run)
+        return sample.survey, session, frozenset(wanted)
     missing = [i.name for i in contender.model.graph.inputs if i.name not in sample.feed]
     if missing:
         raise FeedError(f"{contender} wants input {missing[0]!r}, which the reference model has not",
                         "Both models must take the same inputs.")
     try:
-        learnt = learn(contender.model, sample.feed, options.run)
+        surveyed = survey(contender.model, sample.feed, options.run.seed)
     except ModelError:  # its runtime has the last word on whether it can run
-        learnt = Learnt(inline_functions(contender.model), {}, {})
-    shown = common_names(wanted, comparable_tensors(learnt.flat), str(contender))
-    return learnt, backend.open(contender.model, learnt.flat, contender.target, options.run), shown
+        surveyed = Survey(inline_functions(contender.model), {}, {})
+    shown = common_names(wanted, comparable_tensors(surveyed.flat), str(contender))
+    return surveyed, backend.open(contender.model, surveyed.flat, contender.target, options.run), shown
 
 
 def _precision(contender: Contender, flat: Model) -> str:
@@ -277,41 +257,12 @@ def _precision(contender: Contender, flat: Model) -> str:
     return model_precision(flat)
 
 
-def _judge_outputs(sample: _Sample, found: Mapping[str, np.ndarray], tolerance: Tolerance) -> tuple[Layer, ...]:
-    graph = sample.learnt.flat.graph
-    rows = []
-    for name, expected in sample.outputs.items():
-        if name not in found:
-            continue
-        noise = sample.noise.get(name, 0.0)
-        node = graph.producer.get(name)
-        row = Layer(name, node.proto.name if node else None, node.op if node else "", node.index if node else -1,
-                    dtype=found[name].dtype.name, shape=found[name].shape,
-                    tolerance=tolerance.rel_l2(noise), noise=noise)
-        if found[name].shape != expected.shape:
-            rows.append(replace(row, passed=False, origin="shape"))
-            continue
-        comparison = measure(expected, found[name])
-        exact = expected.dtype.kind in "biuOSU" and tolerance.precision != "int8"
-        passed = (comparison.identical or 0.0 < noise) if exact else True
-        rows.append(replace(row, accumulated=comparison, passed=passed and tolerance.passes(comparison, noise)))
-    return tuple(rows)
-
-
-def _noise_notes(outputs: Sequence[Layer], tolerance: Tolerance) -> tuple[str, ...]:
-    usual = tolerance.rel_l2(0.0)
-    return tuple(
-        f"The model amplifies rounding: its own FP32 output {o.tensor!r} is {o.noise:.1e} (relative L2) from FP64, "
-        f"so up to {o.tolerance:.1e} is accepted there."
-        for o in outputs if o.tolerance is not None and o.tolerance > usual and math.isfinite(usual))
-
-
 _WATCHING_HIDES = ("Watching changes the result by as much as the error itself, so no layer is blamed: the error comes "
                    "from an optimisation that watching undoes. Try `--optimization off`.")
 
 
-def _hidden_by_watching(outputs: Sequence[Layer], moved: float | None) -> bool:
-    error = max((o.accumulated.rel_l2 for o in outputs if o.accumulated is not None), default=0.0)
+def _hidden_by_watching(outputs: Sequence[OutputFinding], moved: float | None) -> bool:
+    error = max((o.comparison.rel_l2 for o in outputs if o.comparison is not None), default=0.0)
     return moved is not None and moved >= error / 2
 
 
@@ -325,9 +276,9 @@ class _Walk:
 
     def run(self, sample: _Sample, session: Session, shown: frozenset[str], sizes: Mapping[str, int], what: str,
             options: Options) -> tuple[Status, str]:
-        flat = sample.learnt.flat
+        flat = sample.survey.flat
         wanted = comparable_tensors(flat)
-        reference = Stream(sample.session.watch(sample.feed, wanted, sample.learnt.sizes), frozenset(wanted))
+        reference = Stream(sample.session.watch(sample.feed, wanted, sample.survey.sizes), frozenset(wanted))
         candidate = Stream(self._watching(session.watch(sample.feed, shown, sizes)), shown)
         try:
             for divergence in divergences(flat, sample.feed, reference, candidate, wanted):
@@ -345,18 +296,3 @@ class _Walk:
             for name in chunk.keys() & self._unwatched.keys():
                 self.moved = max(self.moved or 0.0, _distance(self._unwatched[name], chunk[name]))
             yield chunk
-
-
-def _accuracy(reference: Mapping[str, np.ndarray], candidate: Mapping[str, np.ndarray],
-              labels: np.ndarray | None) -> tuple[TaskAccuracy, ...]:
-    """Top-1 accuracy of every output that has one row a label and a score a class."""
-    if labels is None:
-        return ()
-    rows = []
-    for name, scores in reference.items():
-        other = candidate.get(name)
-        if other is None or scores.ndim != 2 or len(scores) != len(labels) or other.shape != scores.shape:
-            continue
-        right = [float(np.mean(side.argmax(axis=1) == labels)) for side in (scores, other)]
-        rows.append(TaskAccuracy(name, right[0], right[1], len(labels)))
-    return tuple(rows)

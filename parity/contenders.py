@@ -99,3 +99,9 @@ def load_labels(path: Path) -> np.ndarray:
     if labels is None or labels.ndim != 1 or labels.dtype.kind not in "iu":
         raise FeedError(f"{path} holds no one-dimensional integer array of labels", "Save it under the name `labels`.")
     return labels
+
+
+def inputs_among(files: Sequence[Path], model: Model) -> list[str]:
+    """The file of tensors, if any, that holds a model's inputs too: what it was taken with."""
+    wanted = {spec.name for spec in model.graph.inputs}
+    return [str(f) for f in files if f.suffix == ".npz" and wanted and wanted <= load_arrays(f).keys()][:1]

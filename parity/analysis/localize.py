@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
 import numpy as np
 
 from parity.analysis.judge import Judgement, Ruler, judge
+from parity.analysis.match import moves_only
 from parity.analysis.measure import Comparison, measure
 from parity.errors import MatchError, ModelError
 from parity.graph.executor import Executor
 from parity.graph.graph import Node
 from parity.graph.model import Model
-from parity.graph.ops.call import Arithmetic, Value, from_numpy
+from parity.graph.ops.call import Arithmetic, Value, from_numpy, to_numpy
 
 # Why a tensor is named: its own arithmetic, its number format, or a NaN or Inf born there.
 Kind: TypeAlias = Literal["implementation", "precision", "nonfinite"]
@@ -34,6 +35,7 @@ class Divergence:
         judgement: what the local rule says; None where it cannot be applied.
         shape_differs: the candidate's shape is not the operator's.
         level: how the reference evaluated the node.
+        error: |candidate - operator| of every element, kept of a tensor to blame that may not be read whole.
     """
 
     tensor: str
@@ -44,6 +46,7 @@ class Divergence:
     judgement: Judgement | None
     shape_differs: bool = False
     level: str = ""
+    error: np.ndarray | None = None
 
     @property
     def to_blame(self) -> bool:
@@ -132,7 +135,8 @@ def divergences(model: Model, feed: Mapping[str, np.ndarray], reference: Stream,
                 continue
             inputs.show(name, shown, expected)
             if name in targets:
-                yield _divergence(ruler, position, name, shown, expected)
+                found = _divergence(ruler, position, name, shown, expected)
+                yield _with_error(found, ruler, position, shown) if moves_only(model, name) else found
         remaining.subtract(node.reads)
         for name in (*node.reads, *node.outputs):
             if remaining[name] == 0:
@@ -172,6 +176,13 @@ def _divergence(ruler: Ruler, position: int, name: str, value: np.ndarray, expec
     level = ruler.gold_executor.levels.get(ruler.node.outputs[0])
     return Divergence(name, ruler.node, value.dtype.name, value.shape, accumulated, judgement, shape_differs,
                       level.value if level else "")
+
+
+def _with_error(found: Divergence, ruler: Ruler, position: int, value: np.ndarray) -> Divergence:
+    """Keep the error of a tensor to blame of which perhaps not every element is read."""
+    if found.judgement is None or found.judgement.passed or value.dtype.kind == "O":
+        return found
+    return replace(found, error=np.abs(np.subtract(to_numpy(ruler.gold[position]), value, dtype=np.float64)))
 
 
 def first_to_blame(found: Sequence[Divergence], *, outputs_fail: bool, limit: float) -> tuple[Divergence, Kind] | None:

@@ -110,7 +110,7 @@ class OrtSession:
             "off": levels.ORT_DISABLE_ALL, "basic": levels.ORT_ENABLE_BASIC,
             "extended": levels.ORT_ENABLE_EXTENDED, "all": levels.ORT_ENABLE_ALL}[self._options.optimization]
         options.intra_op_num_threads = self._options.threads
-        options.log_severity_level = 3  # what matters arrives as an exception
+        options.log_severity_level = 4  # what matters arrives as an exception
         provider = _PROVIDERS[self._device]
         if self._device != "cpu":
             options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")

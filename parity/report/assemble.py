@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+import numpy as np
+
 from parity.analysis.localize import Divergence
+from parity.analysis.outputs import OutputFinding, top1
 from parity.graph.graph import Node
-from parity.report.record import Candidate, FirstBad, Kind, Layer
+from parity.report.record import Candidate, FirstBad, Kind, Layer, TaskAccuracy
 
 
 def layer_of(found: Divergence, limit: float) -> Layer:
@@ -30,6 +33,27 @@ def layer_of(found: Divergence, limit: float) -> Layer:
         None if judgement is None else judgement.local, None if judgement is None else judgement.floor,
         None if judgement is None else judgement.precision, None if judgement is None else judgement.implementation,
         passed=not found.to_blame, origin=origin, level=found.level)
+
+
+def output_layer(found: OutputFinding, node: Node | None) -> Layer:
+    """A graph output's row; `node` makes it, None where it is an input or a weight passed through."""
+    row = Layer(found.name, "", "", -1) if node is None else Layer(
+        found.name, node.proto.name, node.op, node.index, source_of(node))
+    return replace(row, dtype=found.dtype, shape=found.shape, accumulated=found.comparison, passed=found.passed,
+                   tolerance=found.limit, noise=found.noise)
+
+
+def accuracies(reference: Mapping[str, np.ndarray], candidate: Mapping[str, np.ndarray],
+               labels: np.ndarray | None) -> tuple[TaskAccuracy, ...]:
+    """Top-1 accuracy on both sides, of every output that has a row a label."""
+    if labels is None:
+        return ()
+    rows = []
+    for name in (n for n in reference if n in candidate):
+        right, other = top1(reference[name], labels), top1(candidate[name], labels)
+        if right is not None and other is not None:
+            rows.append(TaskAccuracy(name, right, other, len(labels)))
+    return tuple(rows)
 
 
 def first_bad_of(found: Divergence, kind: Kind) -> FirstBad:

@@ -298,7 +298,7 @@ def _as(data: Any, kind: Any) -> Any:
     return float(data) if kind is float else _checked(data, isinstance(data, kind), kind)
 
 
-def _checked(data: Any, fits: bool, kind: object) -> Any:  # noqa: FBT001
+def _checked(data: Any, fits: bool, kind: object) -> Any:
     if not fits:
         raise TypeError(f"{str(data)[:40]!r} is not {kind}")
     return data

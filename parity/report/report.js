@@ -234,9 +234,12 @@ async function loadPlotly() {
   document.head.append(element("script", { textContent: await new Response(stream).text() }));
 }
 
+// Far below any rounding error of FP32: the floors of operators that must be exact would stretch the axis to 1e-38.
+const EXACT = 1e-11;
+
 /** What a logarithmic axis can show of the values: zeros at its foot, what is not finite at its head. */
 function extent(rows) {
-  const logs = rows.flatMap((row) => [row.local, row.accumulated, row.floor]).filter((v) => v > 0 && v < Infinity).map(Math.log10);
+  const logs = rows.flatMap((row) => [row.local, row.accumulated, row.floor]).filter((v) => v > EXACT && v < Infinity).map(Math.log10);
   const low = logs.reduce((a, b) => Math.min(a, b), 0), high = logs.reduce((a, b) => Math.max(a, b), -Infinity);
   return logs.length ? [Math.floor(low) - 1, Math.ceil(high) + 1] : [-9, 1];
 }
@@ -249,14 +252,14 @@ function tip(row) {
 }
 
 function traces(rows, first, [low, high], color) {
-  const bounded = (v) => (v == null ? null : !Number.isFinite(v) ? 10 ** (high - 0.4) : v > 0 ? v : 10 ** (low + 0.4));
+  const bounded = (v) => (v == null ? null : !Number.isFinite(v) ? 10 ** (high - 0.4) : v > EXACT ? v : 10 ** (low + 0.4));
   const symbol = (v) => (v == null || Number.isFinite(v) ? (v === 0 ? "circle-open" : "circle") : "x");
   const x = rows.map((row) => row.index);
   const few = rows.length <= MARKED;
   const marker = few ? { size: rows.length > 300 ? 4 : 6, color: color("--local"), symbol: rows.map((row) => symbol(row.local)) } : {};
   const made = [
     { name: "Accumulated", y: rows.map((row) => bounded(row.accumulated)), mode: "lines", line: { color: color("--accumulated"), width: 2 } },
-    { name: "Floor", y: rows.map((row) => (row.floor > 0 ? row.floor : null)), mode: "lines", line: { color: color("--floor"), width: 1.5, dash: "dot", shape: "hvh" } },
+    { name: "Floor", y: rows.map((row) => (row.floor > EXACT ? row.floor : null)), mode: "lines", connectgaps: true, line: { color: color("--floor"), width: 1.5, dash: "dot", shape: "hvh" } },
     { name: "Local", y: rows.map((row) => (few || row.local !== 0 ? bounded(row.local) : null)), mode: few ? "markers" : "lines", marker, line: { color: color("--local"), width: 1 } },
   ].map((trace) => ({ ...trace, x, hoverinfo: "skip", connectgaps: true }));
   // One trace that cannot be seen answers the pointer at every depth, whatever the row lacks.

@@ -1,0 +1,70 @@
+"""The verdict: the outputs of the unwatched run against the reference's."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from parity.analysis.measure import Comparison, measure
+from parity.analysis.tolerance import Tolerance
+
+
+@dataclass(frozen=True)
+class OutputFinding:
+    """One graph output on both sides.
+
+    Attributes:
+        name: ONNX tensor name.
+        dtype: element type on the candidate's side.
+        shape: on the candidate's side.
+        comparison: candidate against reference; None where the shapes differ.
+        noise: relative L2 distance by which correct FP32 runs of this model may differ.
+        limit: of the relative L2 error, raised for that noise.
+        passed: whether the output is within tolerance.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    comparison: Comparison | None
+    noise: float
+    limit: float
+    passed: bool
+
+
+def judge_outputs(reference: Mapping[str, np.ndarray], candidate: Mapping[str, np.ndarray],
+                  noise: Mapping[str, float], tolerance: Tolerance) -> tuple[OutputFinding, ...]:
+    """Hold every output that the candidate shows against its tolerance.
+
+    Integers and booleans must be equal, but where the reference's own FP32 and FP64 outputs differ, and where the
+    model is quantised.
+    """
+    found = []
+    for name, expected in reference.items():
+        if name not in candidate:
+            continue
+        value, own = candidate[name], noise.get(name, 0.0)
+        comparison = measure(expected, value) if value.shape == expected.shape else None
+        exact = expected.dtype.kind in "biuOSU" and tolerance.precision != "int8" and own == 0.0
+        passed = comparison is not None and (comparison.identical if exact else tolerance.passes(comparison, own))
+        found.append(OutputFinding(name, value.dtype.name, value.shape, comparison, own, tolerance.rel_l2(own), passed))
+    return tuple(found)
+
+
+def noise_notes(outputs: Sequence[OutputFinding], tolerance: Tolerance) -> tuple[str, ...]:
+    """A sentence for every output whose limit had to be raised for the model's own noise."""
+    usual = tolerance.rel_l2(0.0)
+    return tuple(
+        f"The model amplifies rounding: correct FP32 runs of it may differ by {o.noise:.1e} (relative L2) in output "
+        f"{o.name!r}, so up to {o.limit:.1e} is accepted there."
+        for o in outputs if o.limit > usual and math.isfinite(usual))
+
+
+def top1(scores: np.ndarray, labels: np.ndarray) -> float | None:
+    """Fraction of rows of `scores` [N, classes] whose largest entry is at the label [N]; None for other shapes."""
+    if scores.ndim != 2 or len(scores) != len(labels) or scores.shape[1] < 2:
+        return None
+    return float(np.mean(scores.argmax(axis=1) == labels))

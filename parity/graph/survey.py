@@ -1,0 +1,54 @@
+"""What one FP32 run tells about a model before anything is compared."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from parity.graph.executor import Executor
+from parity.graph.flatten import inline_branches, inline_functions
+from parity.graph.model import Model
+from parity.graph.ops.call import is_tensor, to_numpy
+
+
+@dataclass(frozen=True)
+class Survey:
+    """A model's flat form, and what its tensors are on one feed.
+
+    Attributes:
+        flat: functions inlined, and every If replaced by the branch that this feed takes.
+        outputs: values of the graph outputs.
+        sizes: bytes of each tensor that a node of `flat` makes; sequences have none.
+    """
+
+    flat: Model
+    outputs: Mapping[str, np.ndarray]
+    sizes: Mapping[str, int]
+
+
+def survey(model: Model, feed: Mapping[str, np.ndarray], seed: int = 0) -> Survey:
+    """Run a model once on the executor.
+
+    Args:
+        model: any model.
+        feed: a value for every input.
+        seed: of the random operators.
+
+    Raises:
+        ModelError: it does not run on these inputs.
+    """
+    flat = inline_functions(model)
+    if any(node.op == "If" for node in flat.graph.nodes):
+        scout = Executor(flat, seed=seed)
+        scout.run(feed)
+        flat = inline_branches(flat, scout.branches)
+    results = {o.name for o in flat.graph.outputs}
+    sizes: dict[str, int] = {}
+    outputs: dict[str, np.ndarray] = {}
+    for step in Executor(flat, seed=seed).steps(feed, keep=results):
+        tensors = {n: to_numpy(v) for n, v in step.values.items() if is_tensor(v)}
+        sizes.update((n, v.nbytes) for n, v in tensors.items())
+        outputs.update((n, v) for n, v in tensors.items() if n in results)
+    return Survey(flat, outputs, sizes)
