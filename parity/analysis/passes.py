@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 Array: TypeAlias = npt.NDArray[Any]
 
-_BLOCK = 2048  # elements: both sides in float32 take half of a 32 KiB first-level cache
+_BLOCK = 4096  # elements: both sides in float32 fill a 32 KiB first-level cache
 _CHUNK = 1 << 16  # elements the numpy pass holds temporaries for
 
 
@@ -90,7 +90,8 @@ def numpy_pass(reference: Array, candidate: Array) -> Totals:
     peak = max(parts, key=lambda part: part.max_abs)
     first_mismatch = next((part.first_mismatch for part in parts if part.mismatched), 0)
     bounds = min(columns[6]), max(columns[7]), min(columns[8]), max(columns[9])
-    return Totals(*map(sum, columns[:4]), peak.max_abs, peak.worst, *bounds, *map(sum, columns[10:15]), first_mismatch)
+    counts = map(sum, columns[10:15])
+    return Totals._make((*map(sum, columns[:4]), peak.max_abs, peak.worst, *bounds, *counts, first_mismatch))
 
 
 def chunk_totals(reference: Array, candidate: Array, gap: Array, start: int) -> Totals:
@@ -114,8 +115,8 @@ def chunk_totals(reference: Array, candidate: Array, gap: Array, start: int) -> 
     counts = (int(is_it(x).sum()) for is_it in (np.isnan, np.isinf) for x in (reference, candidate))
     with np.errstate(over="ignore", under="ignore"):
         sums = float(gap.sum()), float(gap @ gap), float(r @ r), float(c @ c)
-    return Totals(*sums, float(gap[worst]), start + worst, *bounds, *counts, mismatched,
-                  start + int(same.argmin()) if mismatched else 0)
+    first_mismatch = start + int(same.argmin()) if mismatched else 0
+    return Totals._make((*sums, float(gap[worst]), start + worst, *bounds, *counts, mismatched, first_mismatch))
 
 
 def _compiled_pass() -> Pass:
@@ -123,34 +124,36 @@ def _compiled_pass() -> Pass:
     import numba
     from numba.extending import overload, register_jitable
 
-    for extremum, name in ((_lower, "minnum"), (_higher, "maxnum")):
-        overload(extremum, strict=False)(_extremum(name))
+    for extremum, sign in ((_lower, "<"), (_higher, ">")):
+        overload(extremum, strict=False)(_extremum(sign))
     # Sums in any order are what vectorises; NaN and Inf keep their meaning, so no `fastmath=True`.
-    for helper in (_sums, _bounds):
-        register_jitable(fastmath={"reassoc", "contract", "nsz"})(helper)
-    for helper in (_exact_sums, _exact_bounds, _count_nonfinite, _first_at):
-        register_jitable(helper)
+    for fast in (_sums, _bounds):
+        register_jitable(fastmath={"reassoc", "contract", "nsz"})(fast)
+    for exact in (_exact_sums, _exact_bounds, _count_nonfinite, _first_at):
+        register_jitable(exact)
     try:
-        return numba.njit(cache=True, nogil=True)(_pass)
+        compiled: Pass = numba.njit(cache=True, nogil=True)(_pass)
     except RuntimeError:  # no writable folder, neither beside this file nor in the user's home
-        return numba.njit(nogil=True)(_pass)
+        compiled = numba.njit(nogil=True)(_pass)
+    return compiled
 
 
-def _extremum(name: str) -> Callable[[Any, Any], Any]:
-    """Numba's version of `_lower` or `_higher`: LLVM's own, which vectorises once it need not mind NaN."""
-    from llvmlite import ir
+def _extremum(sign: str) -> Callable[[Any, Any], Any]:
+    """Numba's version of `_lower` ("<") or `_higher` (">"), which vectorises because it need not mind NaN."""
     from numba.extending import intrinsic
 
     @intrinsic
     def extremum(_: Any, x: Any, y: Any) -> Any:
-        def generate(_: Any, builder: Any, __: Any, arguments: Any) -> Any:
-            real = arguments[0].type
-            function = builder.module.declare_intrinsic(f"llvm.{name}", [real], ir.FunctionType(real, [real, real]))
-            return builder.call(function, arguments, fastmath=("nnan", "nsz"))
+        def generate(_: Any, builder: Any, _signature: Any, sides: Any) -> Any:
+            flags = ("nnan", "nsz")
+            return builder.select(builder.fcmp_ordered(sign, *sides, flags=flags), *sides, flags=flags)
 
         return x(x, y), generate
 
-    return lambda x, y: lambda x, y: extremum(x, y)
+    def implementation(_x: Any, _y: Any) -> Any:
+        return lambda x, y: extremum(x, y)  # noqa: PLW0108 - numba wants a plain function
+
+    return implementation
 
 
 def _lower(x: Any, y: Any) -> Any:
@@ -166,7 +169,7 @@ def _higher(x: Any, y: Any) -> Any:
 def _pass(reference: Array, candidate: Array) -> tuple[Any, ...]:
     """The pass as numba compiles it; returns the fields of `Totals`."""
     l1 = error = squares_r = squares_c = 0.0
-    max_abs, peak_start = -1.0, 0
+    max_abs, peak_start = 0.0, 0
     min_r = min_c = np.inf
     max_r = max_c = -np.inf
     counts = np.zeros(6, np.int64)
@@ -184,7 +187,7 @@ def _pass(reference: Array, candidate: Array) -> tuple[Any, ...]:
             max_abs, peak_start = sums[4], start
         min_r, max_r = min(min_r, bounds_r[0]), max(max_r, bounds_r[1])
         min_c, max_c = min(min_c, bounds_c[0]), max(max_c, bounds_c[1])
-    worst = _first_at(reference, candidate, peak_start, max_abs)
+    worst = _first_at(reference, candidate, peak_start, max_abs) if max_abs > 0 else 0
     return (l1, error, squares_r, squares_c, max_abs, worst, min_r, max_r, min_c, max_c,
             counts[0], counts[1], counts[2], counts[3], counts[4], counts[5])
 
@@ -206,8 +209,8 @@ def _sums(reference: Array, candidate: Array) -> tuple[float, float, float, floa
 def _bounds(values: Array) -> tuple[float, float]:
     """Minimum and maximum of a block of finite values."""
     low = high = values[0]
-    for x in values:
-        low, high = _lower(low, x), _higher(high, x)
+    for i in range(values.size):  # numba vectorises this and not `for x in values`
+        low, high = _lower(low, values[i]), _higher(high, values[i])
     return np.float64(low), np.float64(high)
 
 

@@ -68,6 +68,22 @@ def read_weight(tensor: TensorProto, folder: Path | None, *, check_only: bool = 
     return np.memmap(path, dtype=dtype, mode="r", offset=offset, shape=tuple(tensor.dims))
 
 
+def read_sparse_weight(sparse: onnx.SparseTensorProto, folder: Path | None) -> np.ndarray:
+    """The value of a sparse weight, as a dense array.
+
+    Args:
+        sparse: values, and where they stand: flat indices [n], or one row of coordinates each [n, rank].
+        folder: as for `read_weight`.
+
+    Raises:
+        ModelError: as for `read_weight`.
+    """
+    values, indices = read_weight(sparse.values, folder), read_weight(sparse.indices, folder)
+    dense = np.zeros(tuple(sparse.dims), values.dtype)
+    dense[tuple(indices.T) if indices.ndim == 2 else np.unravel_index(indices, dense.shape)] = values
+    return dense
+
+
 def _decode(tensor: TensorProto) -> np.ndarray:
     try:
         return np.asarray(onnx.numpy_helper.to_array(tensor))

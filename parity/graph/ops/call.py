@@ -160,19 +160,28 @@ def _attributes(node: Node) -> Mapping[str, AttributeProto]:
 
 
 KERNELS: dict[tuple[str, str], Kernel] = {}
+# The operators whose kernels take FP16 and BF16 as they are.
+TAKES_HALVES: set[tuple[str, str]] = set()
 
 
-def kernel(*ops: str, domain: str = "") -> Callable[[Kernel], Kernel]:
+def kernel(*ops: str, domain: str = "", halves: bool = False) -> Callable[[Kernel], Kernel]:
     """Register a function as the torch kernel of one or more operators.
 
-    The function takes the Call and the node's inputs (None for an omitted one; floats arrive as FP32 or FP64,
-    never as FP16 or BF16) and returns one output, or a tuple. It raises NotImplementedError for what it does
-    not cover, and the executor falls back to the next level.
+    The function takes the Call and the node's inputs (None for an omitted one) and returns one output, or a
+    tuple. It raises NotImplementedError for what it does not cover, and the executor falls back to the next level.
+
+    Args:
+        ops: operator names.
+        domain: of the operators.
+        halves: FP16 and BF16 tensors are passed and returned as they are, for kernels that move data or mind the
+            type themselves. Otherwise they arrive as FP32, and the outputs that share their type are rounded to it.
     """
 
     def register(function: Kernel) -> Kernel:
         for op in ops:
             KERNELS[domain, op] = function
+            if halves:
+                TAKES_HALVES.add((domain, op))
         return function
 
     return register

@@ -12,13 +12,13 @@ from parity.graph.graph import Graph
 from parity.graph.ops.call import Call, Tensor, Value, kernel
 
 
-@kernel("If")
+@kernel("If", halves=True)
 def branch(call: Call, condition: Tensor) -> tuple[Value, ...]:
     """The outputs of one of two bodies."""
     return tuple(call.run_body(call.body("then_branch" if bool(condition) else "else_branch"), []))
 
 
-@kernel("Loop")
+@kernel("Loop", halves=True)
 def loop(call: Call, limit: Tensor | None = None, condition: Tensor | None = None,
          *initial: Value) -> tuple[Value, ...]:
     """Run a body until its condition fails or `limit` is reached: the last state, and what each iteration adds."""
@@ -51,7 +51,7 @@ def _no_rows(call: Call, body: Graph, output: int, axis: int) -> Tensor:
     return torch.stack([element], axis).narrow(axis, 0, 0)
 
 
-@kernel("Scan")
+@kernel("Scan", halves=True)
 def scan(call: Call, *inputs: Value) -> tuple[Value, ...]:
     """Run a body over the slices of some inputs: the last state, and the outputs of all slices."""
     if call.opset < 9:
@@ -99,45 +99,45 @@ def _batched_scan(call: Call, lengths: Value, *inputs: Value) -> tuple[Value, ..
     return tuple(torch.stack(column) for column in zip(*batches, strict=True))
 
 
-@kernel("SequenceEmpty")
+@kernel("SequenceEmpty", halves=True)
 def sequence_empty(_: Call) -> Value:
     """A sequence of nothing."""
     return []
 
 
-@kernel("SequenceConstruct")
+@kernel("SequenceConstruct", halves=True)
 def sequence_construct(_: Call, *elements: Value) -> Value:
     """A sequence of the inputs."""
     return list(elements)
 
 
-@kernel("SequenceAt")
+@kernel("SequenceAt", halves=True)
 def sequence_at(_: Call, sequence: list[Value], position: Tensor) -> Value:
     """One element; negative positions count from the back."""
     return sequence[int(position)]
 
 
-@kernel("SequenceErase")
+@kernel("SequenceErase", halves=True)
 def sequence_erase(_: Call, sequence: list[Value], position: Tensor | None = None) -> Value:
     """Without one element, by default the last."""
     at = range(len(sequence))[-1 if position is None else int(position)]
     return [*sequence[:at], *sequence[at + 1:]]
 
 
-@kernel("SequenceInsert")
+@kernel("SequenceInsert", halves=True)
 def sequence_insert(_: Call, sequence: list[Value], element: Value, position: Tensor | None = None) -> Value:
     """With an element put before a position, by default at the end."""
     at = len(sequence) if position is None else int(position)
     return [*sequence[:at], element, *sequence[at:]]
 
 
-@kernel("SequenceLength")
+@kernel("SequenceLength", halves=True)
 def sequence_length(_: Call, sequence: list[Value]) -> Tensor:
     """The number of elements."""
     return torch.tensor(len(sequence))
 
 
-@kernel("SplitToSequence")
+@kernel("SplitToSequence", halves=True)
 def split_to_sequence(call: Call, x: Tensor, lengths: Tensor | None = None) -> Value:
     """Parts along an axis, of given lengths or all of one length, by default 1."""
     axis = call.integer("axis")
@@ -146,7 +146,7 @@ def split_to_sequence(call: Call, x: Tensor, lengths: Tensor | None = None) -> V
     return list(torch.split(x, lengths.tolist(), axis))
 
 
-@kernel("ConcatFromSequence")
+@kernel("ConcatFromSequence", halves=True)
 def concat_from_sequence(call: Call, sequence: list[Value]) -> Tensor:
     """The elements one after another along an axis, which is new where `new_axis` says so."""
     if not all(isinstance(element, torch.Tensor) for element in sequence):
@@ -155,19 +155,19 @@ def concat_from_sequence(call: Call, sequence: list[Value]) -> Tensor:
     return join(cast("list[Tensor]", sequence), call.integer("axis"))
 
 
-@kernel("Optional")
+@kernel("Optional", halves=True)
 def optional(_: Call, x: Value = None) -> Value:
     """The input, or nothing."""
     return x
 
 
-@kernel("OptionalHasElement")
+@kernel("OptionalHasElement", halves=True)
 def optional_has_element(_: Call, x: Value = None) -> Tensor:
     """Whether there is something."""
     return torch.tensor(x is not None)
 
 
-@kernel("OptionalGetElement")
+@kernel("OptionalGetElement", halves=True)
 def optional_get_element(_: Call, x: Value) -> Value:
     """What there is."""
     if x is None:

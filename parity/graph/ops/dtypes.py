@@ -13,8 +13,13 @@ from parity.graph.ops.call import Call, Kernel, Tensor, Value, kernel
 _SIGNED = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}
 
 
-def tensor_kernel(*ops: str) -> Callable[[Kernel], Kernel]:
-    """Register the kernel of ONNX operators that only takes tensors: what comes as numpy goes to the next level."""
+def tensor_kernel(*ops: str, halves: bool = False) -> Callable[[Kernel], Kernel]:
+    """Register the kernel of ONNX operators that only takes tensors: what comes as numpy goes to the next level.
+
+    Args:
+        ops: operator names.
+        halves: as for `kernel`.
+    """
 
     def register(function: Kernel) -> Kernel:
         @wraps(function)
@@ -23,7 +28,7 @@ def tensor_kernel(*ops: str) -> Callable[[Kernel], Kernel]:
                 raise NotImplementedError("an element type that torch lacks")
             return function(call, *inputs)
 
-        return kernel(*ops)(guarded)
+        return kernel(*ops, halves=halves)(guarded)
 
     return register
 

@@ -12,7 +12,7 @@ from parity.graph.ops.dtypes import tensor_kernel, via_int64
 _REDUCE = {"add": "sum", "mul": "prod", "max": "amax", "min": "amin"}
 
 
-@tensor_kernel("Slice")
+@tensor_kernel("Slice", halves=True)
 def slice_of(call: Call, x: Tensor, *given: Tensor | None) -> Tensor:
     """A range along each of some axes; starts, ends, axes and steps are attributes before opset 10, inputs since."""
     names = ("starts", "ends", "axes", "steps")
@@ -34,7 +34,7 @@ def _non_negative(indices: Tensor, length: int) -> Tensor:
     return torch.where(indices < 0, indices + length, indices)
 
 
-@tensor_kernel("Gather")
+@tensor_kernel("Gather", halves=True)
 def gather(call: Call, x: Tensor, indices: Tensor) -> Tensor:
     """The slices of an axis that the indices name; their shape takes the place of the axis."""
     axis = call.integer("axis") % x.ndim
@@ -42,7 +42,7 @@ def gather(call: Call, x: Tensor, indices: Tensor) -> Tensor:
     return x.index_select(axis, flat).reshape((*x.shape[:axis], *indices.shape, *x.shape[axis + 1:]))
 
 
-@tensor_kernel("GatherElements")
+@tensor_kernel("GatherElements", halves=True)
 @via_int64
 def gather_elements(call: Call, x: Tensor, indices: Tensor) -> Tensor:
     """One element for each index, whose place in `indices` gives the other axes."""
@@ -50,7 +50,7 @@ def gather_elements(call: Call, x: Tensor, indices: Tensor) -> Tensor:
     return torch.gather(x, axis, _non_negative(indices, x.shape[axis]))
 
 
-@tensor_kernel("GatherND")
+@tensor_kernel("GatherND", halves=True)
 def gather_nd(call: Call, x: Tensor, indices: Tensor) -> Tensor:
     """The slices that tuples of indices name, each within its own batch."""
     batch = call.integer("batch_dims")
@@ -103,20 +103,20 @@ def tensor_scatter(call: Call, cache: Tensor, update: Tensor, write_indices: Ten
     return cache.scatter(axis, places.reshape(shape).expand(update.shape), update)
 
 
-@tensor_kernel("NonZero")
+@tensor_kernel("NonZero", halves=True)
 def non_zero(_: Call, x: Tensor) -> Tensor:
     """Indices of the elements that are not zero, one column each."""
     return torch.nonzero(x != 0).T
 
 
-@tensor_kernel("Compress")
+@tensor_kernel("Compress", halves=True)
 def compress(call: Call, x: Tensor, condition: Tensor) -> Tensor:
     """The slices of an axis, or the elements of the flat tensor, where the condition holds."""
     kept = torch.nonzero(condition).reshape(-1)
     return x.index_select(call.integer("axis"), kept) if call.has("axis") else x.reshape(-1).index_select(0, kept)
 
 
-@tensor_kernel("OneHot")
+@tensor_kernel("OneHot", halves=True)
 def one_hot(call: Call, indices: Tensor, depth: Tensor, values: Tensor) -> Tensor:
     """`values` = (off, on): on where a place on the new axis equals the index, off elsewhere."""
     count = int(depth.reshape(()))
@@ -142,7 +142,7 @@ def unique(call: Call, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return x.index_select(axis, first), first, inverse, counts
 
 
-@tensor_kernel("ReverseSequence")
+@tensor_kernel("ReverseSequence", halves=True)
 def reverse_sequence(call: Call, x: Tensor, lengths: Tensor) -> Tensor:
     """The first elements of every sequence in reverse order, the rest as they are."""
     time, batch = call.integer("time_axis"), call.integer("batch_axis", 1)

@@ -67,7 +67,7 @@ def is_inf(call: Call, x: Tensor) -> Tensor:
     return negative | (torch.isposinf(x) & bool(call.integer("detect_positive", 1)))
 
 
-@tensor_kernel("Where")
+@tensor_kernel("Where", halves=True)
 def where(_: Call, condition: Tensor, x: Tensor, y: Tensor) -> Tensor:
     """`x` where the condition holds, `y` elsewhere."""
     return torch.where(condition, x, y)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from onnx import TensorProto, helper
 
-from parity.graph.ops.call import Call, Tensor, kernel, to_numpy
+from parity.graph.ops.call import HALVES, Call, Tensor, kernel, to_numpy
 
 
 def as_real(value: Tensor | np.ndarray, dtype: torch.dtype) -> Tensor:
@@ -100,16 +100,17 @@ def _quantized_dtype(call: Call, zero_point: Tensor | np.ndarray | None) -> np.d
     return dtype
 
 
-@kernel("DequantizeLinear")
-@kernel("DequantizeLinear", domain="com.microsoft")
+@kernel("DequantizeLinear", halves=True)
+@kernel("DequantizeLinear", domain="com.microsoft", halves=True)
 def dequantize_linear(call: Call, x: Tensor | np.ndarray, scale: Tensor,
                       zero_point: Tensor | np.ndarray | None = None) -> Tensor:
-    """DequantizeLinear per tensor, per axis or in blocks, from integers and from FP8."""
+    """DequantizeLinear per tensor, per axis or in blocks, from integers and from FP8; to the scale's type by default."""
     axis, block = call.integer("axis", 1), call.integer("block_size")
-    zero = None if zero_point is None else along(as_real(zero_point, scale.dtype), x.shape, axis, block)
-    y = dequantize(x, along(scale, x.shape, axis, block), zero)
+    wide = scale.float() if scale.dtype in HALVES else scale
+    zero = None if zero_point is None else along(as_real(zero_point, wide.dtype), x.shape, axis, block)
+    y = dequantize(x, along(wide, x.shape, axis, block), zero)
     output_dtype = call.integer("output_dtype")
-    return y.to(call.dtype(output_dtype)) if output_dtype else y
+    return y.to(call.dtype(output_dtype) if output_dtype else scale.dtype)
 
 
 def dynamic_quantization(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:

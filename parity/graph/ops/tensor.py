@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 from math import ceil, prod
-from typing import cast
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from onnx import TensorProto
 
-from parity.graph.ops.call import Arithmetic, Call, Tensor, Value
+from parity.graph.ops.call import Call, Tensor, Value, from_numpy
 from parity.graph.ops.dtypes import tensor_kernel, via_int64
-from parity.graph.weights import read_weight
+from parity.graph.weights import read_sparse_weight
 
 
-@tensor_kernel("Identity")
+@tensor_kernel("Identity", halves=True)
 def identity(_: Call, x: Value) -> Value:
     """The input itself: a tensor, a sequence or nothing."""
     return x
 
 
-@tensor_kernel("Constant")
+@tensor_kernel("Constant", halves=True)
 def constant(call: Call) -> Value:
     """The value in the node's one attribute, in any of its forms."""
     if call.has("value"):
@@ -37,26 +36,13 @@ def constant(call: Call) -> Value:
         return np.array(call.text("value_string"))
     if call.has("value_strings"):
         return np.array(call.texts("value_strings"), dtype=np.str_)
-    return _sparse_constant(call)
-
-
-def _sparse_constant(call: Call) -> Tensor:
-    attribute = call.attribute("sparse_value")
-    if attribute is None:
+    sparse = call.attribute("sparse_value")
+    if sparse is None:
         raise NotImplementedError("a Constant without a value")
-    sparse = attribute.sparse_tensor
-    values = torch.from_numpy(read_weight(sparse.values, call.folder).copy())
-    indices = torch.from_numpy(read_weight(sparse.indices, call.folder).copy())
-    shape = tuple(sparse.dims)
-    dense = torch.zeros(shape, dtype=values.dtype)
-    if indices.ndim == 2:
-        dense[tuple(indices.T)] = values
-    else:
-        dense.view(-1)[indices] = values
-    return cast("Tensor", call.real(dense))
+    return call.real(from_numpy(read_sparse_weight(sparse.sparse_tensor, call.folder)))
 
 
-@tensor_kernel("ConstantOfShape")
+@tensor_kernel("ConstantOfShape", halves=True)
 def constant_of_shape(call: Call, shape: Tensor) -> Tensor:
     """One number everywhere; FP32 zero where the node gives none."""
     value = call.tensor("value") if call.has("value") else torch.zeros(1, dtype=call.dtype(TensorProto.FLOAT))
@@ -65,11 +51,9 @@ def constant_of_shape(call: Call, shape: Tensor) -> Tensor:
     return value.reshape(()).expand(shape.tolist()).contiguous()
 
 
-@tensor_kernel("EyeLike")
+@tensor_kernel("EyeLike", halves=True)
 def eye_like(call: Call, x: Tensor) -> Tensor:
     """Ones on the k-th diagonal, in the shape of `x`."""
-    if not call.has("dtype") and x.dtype is torch.float32 and call.arithmetic is Arithmetic.DECLARED:
-        raise NotImplementedError("FP16 and BF16 arrive widened, so the type of the input is not known")
     dtype = call.dtype(call.integer("dtype")) if call.has("dtype") else x.dtype
     rows, columns = (torch.arange(n) for n in x.shape)
     return (rows[:, None] + call.integer("k") == columns).to(dtype)
@@ -86,20 +70,20 @@ def arange(_: Call, start: Tensor, limit: Tensor, delta: Tensor) -> Tensor:
     return torch.tensor(numbers, dtype=torch.int64).to(start.dtype)
 
 
-@tensor_kernel("Shape")
+@tensor_kernel("Shape", halves=True)
 def shape_of(call: Call, x: Tensor) -> Tensor:
     """The shape, or from opset 15 the part of it from `start` to `end`."""
     shape = list(x.shape)
     return torch.tensor(shape[call.integer("start"):call.integer("end", len(shape))], dtype=torch.int64)
 
 
-@tensor_kernel("Size")
+@tensor_kernel("Size", halves=True)
 def size_of(_: Call, x: Tensor) -> Tensor:
     """The number of elements."""
     return torch.tensor(x.numel())
 
 
-@tensor_kernel("Reshape")
+@tensor_kernel("Reshape", halves=True)
 def reshape(call: Call, x: Tensor, shape: Tensor) -> Tensor:
     """The same elements in another shape: 0 copies a length (unless `allowzero`), -1 is worked out."""
     wanted = shape.tolist()
@@ -108,14 +92,14 @@ def reshape(call: Call, x: Tensor, shape: Tensor) -> Tensor:
     return x.reshape(wanted)
 
 
-@tensor_kernel("Flatten")
+@tensor_kernel("Flatten", halves=True)
 def flatten(call: Call, x: Tensor) -> Tensor:
     """A matrix: the axes before `axis`, and the others."""
     axis = call.integer("axis", 1)
     return x.reshape(prod(x.shape[:axis]), prod(x.shape[axis:]))
 
 
-@tensor_kernel("Transpose")
+@tensor_kernel("Transpose", halves=True)
 def transpose(call: Call, x: Tensor) -> Tensor:
     """Axes in another order; reversed by default."""
     order = call.integers("perm")
@@ -127,7 +111,7 @@ def _axes(call: Call, axes: Tensor | None) -> list[int] | None:
     return call.integers("axes") if axes is None else axes.reshape(-1).tolist()
 
 
-@tensor_kernel("Squeeze")
+@tensor_kernel("Squeeze", halves=True)
 def squeeze(call: Call, x: Tensor, axes: Tensor | None = None) -> Tensor:
     """Without the given axes of length 1; by default without any such axis."""
     listed = _axes(call, axes)
@@ -138,7 +122,7 @@ def squeeze(call: Call, x: Tensor, axes: Tensor | None = None) -> Tensor:
     return x.squeeze(listed)
 
 
-@tensor_kernel("Unsqueeze")
+@tensor_kernel("Unsqueeze", halves=True)
 def unsqueeze(call: Call, x: Tensor, axes: Tensor | None = None) -> Tensor:
     """With axes of length 1 put in, counted in the result."""
     listed = _axes(call, axes) or []
@@ -148,13 +132,13 @@ def unsqueeze(call: Call, x: Tensor, axes: Tensor | None = None) -> Tensor:
     return x
 
 
-@tensor_kernel("Concat")
+@tensor_kernel("Concat", halves=True)
 def concat(call: Call, *inputs: Tensor) -> Tensor:
     """The inputs one after another along an axis."""
     return torch.cat(inputs, call.integer("axis"))
 
 
-@tensor_kernel("Split")
+@tensor_kernel("Split", halves=True)
 def split(call: Call, x: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, ...]:
     """Parts along an axis: of given lengths (an attribute before opset 13), or as equal as can be."""
     axis = call.integer("axis")
@@ -166,19 +150,19 @@ def split(call: Call, x: Tensor, lengths: Tensor | None = None) -> tuple[Tensor,
     return torch.split(x, given, axis)
 
 
-@tensor_kernel("Expand")
+@tensor_kernel("Expand", halves=True)
 def expand(_: Call, x: Tensor, shape: Tensor) -> Tensor:
     """Broadcast with a shape."""
     return x.expand(np.broadcast_shapes(x.shape, shape.tolist()))
 
 
-@tensor_kernel("Tile")
+@tensor_kernel("Tile", halves=True)
 def tile(_: Call, x: Tensor, repeats: Tensor) -> Tensor:
     """Repeated along each axis."""
     return x.repeat(repeats.tolist())
 
 
-@tensor_kernel("Pad")
+@tensor_kernel("Pad", halves=True)
 def pad(call: Call, x: Tensor, pads: Tensor | None = None, value: Tensor | None = None,
         axes: Tensor | None = None) -> Tensor:
     """Longer at both ends of the axes, or shorter where a pad is negative."""
@@ -209,7 +193,7 @@ def _source_indices(length: int, before: int, after: int, mode: str) -> Tensor:
     return torch.minimum(positions % period, period - positions % period) if length > 1 else positions * 0
 
 
-@tensor_kernel("Trilu")
+@tensor_kernel("Trilu", halves=True)
 @via_int64
 def trilu(call: Call, x: Tensor, k: Tensor | None = None) -> Tensor:
     """The upper or lower triangle, zero elsewhere."""
@@ -217,7 +201,7 @@ def trilu(call: Call, x: Tensor, k: Tensor | None = None) -> Tensor:
     return torch.triu(x, diagonal) if call.integer("upper", 1) else torch.tril(x, diagonal)
 
 
-@tensor_kernel("DepthToSpace")
+@tensor_kernel("DepthToSpace", halves=True)
 def depth_to_space(call: Call, x: Tensor) -> Tensor:
     """Blocks of channels moved into the image plane."""
     n, c, h, w = x.shape
@@ -229,7 +213,7 @@ def depth_to_space(call: Call, x: Tensor) -> Tensor:
     return blocks.reshape(n, c // (b * b), h * b, w * b)
 
 
-@tensor_kernel("SpaceToDepth")
+@tensor_kernel("SpaceToDepth", halves=True)
 def space_to_depth(call: Call, x: Tensor) -> Tensor:
     """Blocks of the image plane moved into channels."""
     n, c, h, w = x.shape
@@ -238,7 +222,7 @@ def space_to_depth(call: Call, x: Tensor) -> Tensor:
     return x.reshape(n, c, h // b, b, w // b, b).permute(order).reshape(n, c * b * b, h // b, w // b)
 
 
-@tensor_kernel("Dropout")
+@tensor_kernel("Dropout", halves=True)
 def dropout(call: Call, x: Tensor, ratio: Tensor | None = None,
             training: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """The input as it is, and a mask that is true everywhere; what training would drop is random."""

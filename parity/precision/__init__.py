@@ -1,0 +1,1 @@
+"""A variant of a model: which node runs in which precision, written as graph edits."""

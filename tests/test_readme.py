@@ -1,0 +1,70 @@
+"""What the documents say is true: commands run, options exist, files are there."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+
+from parity.cli import cli
+from tests.models import FIXTURES, ROOT
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+COMMANDS = [line.partition("#")[0].strip() for line in README.splitlines() if line.startswith("    parity ")]
+
+
+@pytest.fixture(scope="module")
+def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the files that README's commands name."""
+    import numpy as np
+
+    from parity.graph.executor import Executor
+    from parity.graph.model import Model
+    from parity.graph.ops.call import to_numpy
+
+    folder = tmp_path_factory.mktemp("readme")
+    fixture = FIXTURES / "digits_cnn"
+    for name in ("model.onnx", "other.onnx"):
+        (folder / name).write_bytes((fixture / "model.onnx").read_bytes())
+    (folder / "inputs.npz").write_bytes((fixture / "inputs.npz").read_bytes())
+    feed = dict(np.load(fixture / "inputs.npz"))
+    values = Executor(Model.load(fixture / "model.onnx")).run(feed, ["relu_1"])
+    np.savez(folder / "dump.npz", **feed, **{n: to_numpy(v) for n, v in values.items()})
+    words = [parity(), "compare", "model.onnx", "-o", "reports/model"]
+    subprocess.run(words, cwd=folder, check=True, capture_output=True)
+    return folder
+
+
+def parity() -> str:
+    """The command as it is installed beside this Python."""
+    return str(Path(sys.executable).with_name("parity"))
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_in_readme_runs(command: str, workshop: Path) -> None:
+    """A reader can type every command of README and get the exit status of success."""
+    words = [parity(), *shlex.split(command)[1:]]
+    result = subprocess.run(words, cwd=workshop, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+@pytest.mark.parametrize("name", sorted(cli.commands))
+def test_every_command_is_documented(name: str) -> None:
+    """README shows every command, and every option says what it does."""
+    assert f"parity {name}" in README
+    undocumented = [p.name for p in cli.commands[name].params if isinstance(p, click.Option) and not p.help]
+    assert undocumented == []
+
+
+@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
+def test_links_lead_somewhere(document: str) -> None:
+    """Relative links and the scripts named in a document exist."""
+    text = (ROOT / document).read_text(encoding="utf-8")
+    targets = [t for t in re.findall(r"\]\(([^)]+)\)", text) if "://" not in t]
+    targets += re.findall(r"`(scripts/\w+|parity/[\w/]+\.py|tests/[\w/]+\.py)", text)
+    assert [t for t in targets if not (ROOT / t).exists()] == []
