@@ -15,6 +15,8 @@ from parity.errors import ParityError
 
 if TYPE_CHECKING:
     from parity.compare import Progress
+    from parity.precision.plan import Precision
+    from parity.precision.ranges import Method
     from parity.report.record import Report
 
 _OK, _DIVERGED, _COULD_NOT = 0, 1, 2
@@ -24,7 +26,7 @@ _EXISTING = click.Path(path_type=Path)
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(package_name="parity")
 def cli() -> None:
-    r"""Find where a deployed network stops matching the one that was trained.
+    """Find where a deployed network stops matching the one that was trained.
 
     \b
     parity compare model.onnx                   PyTorch against ONNX Runtime, every tensor
@@ -32,7 +34,7 @@ def cli() -> None:
     parity compare model.onnx dump.npz          a model against tensors taken elsewhere
 
     Exit status: 0 parity, 1 divergence, 2 could not run.
-    """
+    """  # noqa: D301 - click wants the character itself
 
 
 @cli.command()
@@ -45,7 +47,9 @@ def cli() -> None:
 @click.option("--input", "inputs", multiple=True, metavar="FILE",
               help=".npz, .npy, .pb or a folder of ONNX test data; NAME=FILE for one input. Default: seeded.")
 @click.option("--labels", type=_EXISTING, metavar="FILE", help="Class labels (.npy, or .npz with `labels`): accuracy.")
-@click.option("--seed", default=0, show_default=True, help="For seeded inputs.")
+@click.option("--calibration", type=_EXISTING, metavar="PATH",
+              help="Samples for INT8 ranges: .npz, .npy, or a folder of them. Default: the inputs of the run.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0, 2**63 - 1), help="For seeded inputs.")
 @click.option("--shape", "shapes", multiple=True, metavar="NAME=1x3x224x224", help="Shape of a seeded input.")
 @click.option("--samples", default=1, show_default=True, type=click.IntRange(1), help="How many seeded inputs to run.")
 @click.option("--tolerance", "tolerances", multiple=True, metavar="LIMIT",
@@ -53,21 +57,23 @@ def cli() -> None:
 @click.option("--strict", is_flag=True, help="Fail on a named fault even where the outputs hide it.")
 @click.option("--optimization", type=click.Choice(["off", "basic", "extended", "all"]), default="all",
               show_default=True, help="Graph optimisation level of the runtime.")
-@click.option("--threads", default=0, type=click.IntRange(0),
+@click.option("--threads", default=0, type=click.IntRange(0, 1024),
               help="Threads within an operator; 0: the runtime's choice.")
 @click.option("--memory", default=512, show_default=True, type=click.IntRange(1), metavar="MB",
               help="Tensors that a watched run may hold at a time.")
 @click.option("-o", "--output", type=_EXISTING, metavar="DIR", help="Folder for the report. Default: reports/MODEL.")
-@click.option("--json", "json_path", type=_EXISTING, metavar="FILE", help="Another place for report.json.")
+@click.option("--json", "json_path", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
+              help="Another place for report.json.")
 @click.option("--no-html", is_flag=True, help="Do not write report.html.")
 @click.option("--no-fixes", is_flag=True, help="Do not look for fixes.")
 @click.option("-v", "--verbose", is_flag=True, help="Print every tensor.")
 def compare(model: Path, candidate_files: tuple[Path, ...], reference: str, candidates: tuple[str, ...],
-            inputs: tuple[str, ...], labels: Path | None, seed: int, shapes: tuple[str, ...], samples: int,
+            inputs: tuple[str, ...], labels: Path | None, calibration: Path | None, seed: int,
+            shapes: tuple[str, ...], samples: int,
             tolerances: tuple[str, ...], strict: bool, optimization: str, threads: int, memory: int,
             output: Path | None, json_path: Path | None, no_html: bool, no_fixes: bool,
             verbose: bool) -> None:
-    r"""Run MODEL on a reference and on candidates, and say at which tensor they part.
+    """Run MODEL on a reference and on candidates, and say at which tensor they part.
 
     CANDIDATE_FILES are other models (.onnx, run on every -c TARGET) or tensors taken elsewhere (.npz).
 
@@ -75,18 +81,22 @@ def compare(model: Path, candidate_files: tuple[Path, ...], reference: str, cand
     parity compare model.onnx
     parity compare model.onnx --input inputs.npz -c onnxruntime -c pytorch:fp64
     parity compare model.onnx faulty.onnx --strict
-    """
+    parity compare model.onnx -c onnxruntime:int8 --calibration samples/
+    """  # noqa: D301 - click wants the character itself
     from parity.analysis.tolerance import Tolerance
     from parity.backends.base import RunOptions
     from parity.compare import Options, compare_files
+    from parity.contenders import Request
     from parity.report.write import ensure_writable
 
     folder = output or Path("reports") / _title(model)
     ensure_writable(folder)
+    if json_path is not None:
+        ensure_writable(json_path.parent)
     run = RunOptions(optimization, threads, seed, memory * 2**20)
     with _progress() as progress:
         report = compare_files(
-            model, candidate_files, reference, candidates, inputs, labels, shapes, samples,
+            Request(model, candidate_files, reference, candidates, inputs, labels, shapes, samples, calibration),
             Options(run, Tolerance.parse(tolerances), progress=progress, command=_command()))
     _show(report, folder, json_path, html=not no_html, verbose=verbose)
     sys.exit(_status(report, strict=strict))
@@ -97,11 +107,11 @@ def compare(model: Path, candidate_files: tuple[Path, ...], reference: str, cand
 @click.option("-o", "--output", type=_EXISTING, metavar="DIR", help="Folder for the files. Default: beside RUN.")
 @click.option("-v", "--verbose", is_flag=True, help="Print every tensor.")
 def render_report(run: Path, output: Path | None, verbose: bool) -> None:
-    r"""Show RUN, a report.json, again: in the terminal, as HTML and as CSV.
+    """Show RUN, a report.json, again: in the terminal, as HTML and as CSV.
 
     \b
     parity report reports/model/report.json
-    """
+    """  # noqa: D301 - click wants the character itself
     from parity.report.record import Report
     from parity.report.write import ensure_writable
 
@@ -109,6 +119,37 @@ def render_report(run: Path, output: Path | None, verbose: bool) -> None:
     report = Report.load(run)
     ensure_writable(folder)
     _show(report, folder, None, html=True, verbose=verbose)
+
+
+@cli.command()
+@click.argument("model", type=_EXISTING)
+@click.option("--precision", type=click.Choice(["fp32", "fp16", "bf16", "int8"]), default="fp32", show_default=True,
+              help="Of every node, unless a plan says otherwise.")
+@click.option("--plan", type=_EXISTING, metavar="FILE", help="A precision for each node, as JSON.")
+@click.option("--calibration", type=_EXISTING, metavar="PATH",
+              help="Samples for INT8 ranges: .npz, .npy, or a folder of them. Default: one seeded input.")
+@click.option("--method", type=click.Choice(["minmax", "entropy", "percentile"]), default="minmax", show_default=True,
+              help="How INT8 ranges are found.")
+@click.option("--quantize-outputs", is_flag=True, help="Quantise what operators make, too, not only what they read.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0, 2**63 - 1), help="For the seeded input.")
+@click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), required=True, metavar="FILE",
+              help="The .onnx to write.")
+def convert(model: Path, precision: Precision, plan: Path | None, calibration: Path | None, method: Method,
+            quantize_outputs: bool, seed: int, output: Path) -> None:
+    """Write MODEL in another precision: Casts for FP16 and BF16, Q/DQ for INT8. Tensors keep their names.
+
+    \b
+    parity convert model.onnx --precision fp16 -o model_fp16.onnx
+    parity convert model.onnx --precision int8 --calibration samples/ -o model_int8.onnx
+    """  # noqa: D301 - click wants the character itself
+    from parity.convert import Conversion
+    from parity.convert import convert as write_variant
+
+    wanted = Conversion(precision, plan, calibration, method, quantize_outputs, seed)
+    variant = write_variant(model, wanted, output)
+    for note in variant.notes:
+        click.echo(note)
+    click.echo(f"{output} written; its plan is {variant.plan.digest[:12]}")
 
 
 @cli.command()
@@ -130,11 +171,11 @@ def backends() -> None:
 @cli.command()
 @click.argument("model", type=_EXISTING)
 def inspect(model: Path) -> None:
-    r"""Say what MODEL holds: inputs, outputs, operators, and how the reference would run each.
+    """Say what MODEL holds: inputs, outputs, operators, and how the reference would run each.
 
     \b
     parity inspect model.onnx
-    """
+    """  # noqa: D301 - click wants the character itself
     from parity.inspect import describe
 
     click.echo(describe(model))
@@ -201,20 +242,34 @@ def _progress() -> Iterator[Progress]:
         yield update
 
 
+def _complain(message: str, hint: str) -> None:
+    """One line that says what is wrong and one that says what to do; neither can move the cursor."""
+    for lead, text in (("parity: ", message), ("        ", hint)):
+        shown = " ".join(text.split())
+        if not shown.isprintable():
+            from parity.report.words import visible
+
+            shown = visible(shown)
+        if shown:
+            click.echo(lead + shown, err=True)
+
+
 def main() -> None:
     """Run the command line; every failure is one line and exit status 2."""
     try:
         cli(standalone_mode=False)
     except ParityError as error:
-        click.echo(f"parity: {error.message}", err=True)
-        if error.hint:
-            click.echo(f"        {error.hint}", err=True)
+        _complain(error.message, error.hint)
         sys.exit(_COULD_NOT)
     except click.ClickException as error:
-        error.show()
+        if len(sys.argv) == 1:  # the help, which newer versions of click raise
+            error.show()
+            sys.exit(_COULD_NOT)
+        command = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "parity"
+        _complain(error.format_message(), f"Try `{command} --help`.")
         sys.exit(_COULD_NOT)
     except (KeyboardInterrupt, click.Abort):
-        click.echo("parity: interrupted before anything was measured", err=True)
+        _complain("interrupted before the report was complete", "")
         sys.exit(_COULD_NOT)
     except Exception as error:
         traceback.print_exc()

@@ -11,26 +11,27 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import numpy as np
 
-from parity.analysis.localize import Divergence, Stream, divergences, first_to_blame
-from parity.analysis.match import common_names, comparable_tensors
+from parity.analysis.localize import Divergence, divergences, first_to_blame
+from parity.analysis.match import comparable_tensors
 from parity.analysis.measure import measure
-from parity.analysis.outputs import OutputFinding, judge_outputs, noise_notes
+from parity.analysis.outputs import OutputFinding, absence_notes, judge_outputs, noise_notes
 from parity.analysis.reads import without_unread
-from parity.analysis.tolerance import DEFAULTS, Tolerance, model_precision
+from parity.analysis.streams import Stream
+from parity.analysis.tolerance import DEFAULTS, Tolerance
 from parity.backends.base import Feed, RunOptions, Session, backend_of
-from parity.backends.captured import CapturedSession
-from parity.contenders import Contender, contenders_of, feeds_of, inputs_among, load_labels
+from parity.backends.latency import latency_of
+from parity.contenders import Contender, Request, contenders_of, feeds_of, load_labels
 from parity.environment import environment
-from parity.errors import BackendFailed, BackendUnavailable, FeedError, ModelError
+from parity.errors import BackendFailed, BackendUnavailable, FeedError, MatchError, ModelError
 from parity.graph.executor import Executor
-from parity.graph.flatten import inline_functions
 from parity.graph.model import Model
 from parity.graph.ops.call import Arithmetic, to_numpy
 from parity.graph.survey import Survey, survey
+from parity.precision.calibration import Calibration
+from parity.preparation import Ready, make_ready
 from parity.report.assemble import accuracies, first_bad_of, layer_of, output_layer, worst_of
 from parity.report.record import (
     Candidate,
@@ -57,6 +58,7 @@ class Options:
         labels: class labels, one a row of the batch, for task accuracy.
         progress: is told how far things are.
         command: what the user typed, for the report.
+        calibration: samples for INT8 ranges; None takes the inputs of the run, for indicative ones.
     """
 
     run: RunOptions = field(default_factory=RunOptions)
@@ -64,6 +66,7 @@ class Options:
     labels: np.ndarray | None = None
     progress: Progress = lambda what, done, total: None
     command: str = ""
+    calibration: Calibration | None = None
 
 
 @dataclass(frozen=True)
@@ -87,29 +90,22 @@ class _Sample:
     seconds: float | None
 
 
-def compare_files(model: Path, files: Sequence[Path], reference: str, targets: Sequence[str], inputs: Sequence[str],
-                  labels: Path | None, shapes: Sequence[str], samples: int, options: Options) -> Report:
+def compare_files(request: Request, options: Options) -> Report:
     """Compare what the command line names.
-
-    Args:
-        model: the reference's .onnx.
-        files: other models and files of tensors.
-        reference: target of the reference.
-        targets: targets of the candidates; none for the default.
-        inputs: files of inputs, or NAME=FILE; none for seeded ones.
-        labels: a file of class labels.
-        shapes: NAME=AxBxC of seeded inputs.
-        samples: how many seeded feeds to make.
-        options: how to compare.
 
     Raises:
         ParityError: an argument makes no sense, or the reference cannot run.
     """
-    loaded = Model.load(model)
-    contenders = contenders_of(files, [Target.parse(t) for t in targets])
-    feeds, facts = feeds_of(loaded, inputs or inputs_among(files, loaded), shapes, options.run.seed, samples)
-    truth = None if labels is None else load_labels(labels)
-    return compare(loaded, contenders, feeds, facts, Target.parse(reference), replace(options, labels=truth))
+    reference, *others = (Target.parse(t) for t in (request.reference, *request.targets))
+    for target in (reference, *others):
+        backend_of(target)  # a typing error is told before anything is read or run
+    model = Model.load(request.model)
+    contenders = contenders_of(request.files, others)
+    feeds, facts = feeds_of(model, request, options.run.seed)
+    options = replace(
+        options, labels=None if request.labels is None else load_labels(request.labels),
+        calibration=None if request.calibration is None else Calibration.load(model, request.calibration))
+    return compare(model, contenders, feeds, facts, reference, options)
 
 
 def compare(model: Model, contenders: Sequence[Contender], feeds: Sequence[Feed], inputs: Sequence[InputFacts],
@@ -178,7 +174,7 @@ def _distance(gold: np.ndarray, other: np.ndarray) -> float:
 def _candidate(model: Model, contender: Contender, samples: Sequence[_Sample], options: Options) -> Candidate:
     """Run one contender on every sample; of each tensor the worst is reported."""
     found: list[Candidate] = []
-    blank = Candidate(str(contender), "ok", asked=contender.asked)
+    blank = Candidate(str(contender), "ok", asked=contender.asked, emulated=contender.emulated)
     try:
         for sample in samples:
             found.append(_one_sample(model, contender, blank, sample, options))
@@ -188,25 +184,27 @@ def _candidate(model: Model, contender: Contender, samples: Sequence[_Sample], o
         found.append(replace(blank, status="failed", reason=INTERRUPTED))
     except BackendUnavailable as error:
         found.append(replace(blank, status="unavailable", reason=str(error)))
-    except (BackendFailed, ModelError) as error:
+    except (BackendFailed, FeedError, MatchError, ModelError) as error:
         found.append(replace(blank, status="failed", reason=str(error)))
     return worst_of(found)
 
 
 def _one_sample(model: Model, contender: Contender, blank: Candidate, sample: _Sample, options: Options) -> Candidate:
-    surveyed, session, shown = _open(model, contender, sample, options)
-    capture = session.run(sample.feed)
-    tolerance = options.tolerance or DEFAULTS[_precision(contender, surveyed.flat)]
+    ready = make_ready(model, contender, sample.survey, sample.feed, options.calibration, options.run)
+    capture = ready.session.run(sample.feed)
+    timed = capture.seconds is not None and not contender.emulated
+    latency = latency_of(ready.session, sample.feed) if timed else None
+    tolerance = options.tolerance or DEFAULTS[ready.precision]
     outputs = judge_outputs(sample.outputs, capture.outputs, sample.noise, tolerance)
     verdict: Verdict = "parity" if all(o.passed for o in outputs) else "divergence"
     walk = _Walk(capture.outputs)
-    status, reason = walk.run(sample, session, shown, surveyed.sizes, str(contender), options)
-    found = without_unread(walk.found, sample.survey.flat, sample.feed)
+    status, reason = walk.run(sample, ready, str(contender), options)
+    found = without_unread(walk.found, ready.variant, sample.feed)
     limit = max((o.limit for o in outputs), default=tolerance.rel_l2(0.0))
     blamed = first_to_blame(found, outputs_fail=verdict == "divergence" or not outputs, limit=limit)
     if not outputs and blamed is not None:  # tensors taken elsewhere, no graph output among them: they decide
         verdict = "divergence"
-    notes = noise_notes(outputs, tolerance)
+    notes = (*ready.notes, *absence_notes(sample.outputs, capture.outputs), *noise_notes(outputs, tolerance))
     if blamed is not None and blamed[1] == "precision" and _hidden_by_watching(outputs, walk.moved):
         blamed = None
         notes = (*notes, _WATCHING_HIDES)
@@ -216,45 +214,9 @@ def _one_sample(model: Model, contender: Contender, blank: Candidate, sample: _S
         outputs=tuple(output_layer(o, sample.survey.flat.graph.producer.get(o.name)) for o in outputs),
         tensors=tuple(layer_of(d, limit) for d in found),
         first_bad=None if blamed is None else first_bad_of(*blamed), version=capture.version, device=capture.device,
-        seconds=capture.seconds, notes=notes,
-        model=None if contender.model is None else _facts(contender.model, surveyed.flat),
+        seconds=capture.seconds, latency=latency, notes=notes,
+        model=None if contender.model is None else _facts(contender.model, contender.model),
         accuracy=accuracies(sample.outputs, capture.outputs, options.labels))
-
-
-def _open(model: Model, contender: Contender, sample: _Sample, options: Options,
-          ) -> tuple[Survey, Session, frozenset[str]]:
-    """The contender ready to run, what is known of its model, and the tensors that both sides name.
-
-    Raises:
-        MatchError: there are none.
-        FeedError: its model wants an input that the reference has not.
-    """
-    wanted = comparable_tensors(sample.survey.flat)
-    if contender.tensors is not None:
-        captured = CapturedSession(contender.tensors)
-        return sample.survey, captured, common_names(wanted, captured.tensors, str(contender))
-    assert contender.target is not None  # noqa: S101 - a contender is a target or a file of tensors
-    backend = backend_of(contender.target)
-    if contender.model is None:
-        session = backend.open(model, sample.survey.flat, contender.target, options.run)
-        return sample.survey, session, frozenset(wanted)
-    missing = [i.name for i in contender.model.graph.inputs if i.name not in sample.feed]
-    if missing:
-        raise FeedError(f"{contender} wants input {missing[0]!r}, which the reference model has not",
-                        "Both models must take the same inputs.")
-    try:
-        surveyed = survey(contender.model, sample.feed, options.run.seed)
-    except ModelError:  # its runtime has the last word on whether it can run
-        surveyed = Survey(inline_functions(contender.model), {}, {})
-    shown = common_names(wanted, comparable_tensors(surveyed.flat), str(contender))
-    return surveyed, backend.open(contender.model, surveyed.flat, contender.target, options.run), shown
-
-
-def _precision(contender: Contender, flat: Model) -> str:
-    """The precision whose tolerance applies: the target's, or what the model itself already holds."""
-    if contender.target is not None and contender.target.precision != "fp32":
-        return contender.target.precision
-    return model_precision(flat)
 
 
 _WATCHING_HIDES = ("Watching changes the result by as much as the error itself, so no layer is blamed: the error comes "
@@ -274,16 +236,21 @@ class _Walk:
         self.moved: float | None = None
         self._unwatched = unwatched
 
-    def run(self, sample: _Sample, session: Session, shown: frozenset[str], sizes: Mapping[str, int], what: str,
-            options: Options) -> tuple[Status, str]:
+    def run(self, sample: _Sample, ready: Ready, what: str, options: Options) -> tuple[Status, str]:
+        """Walk to the end, or as far as it goes.
+
+        Returns:
+            The status, and the reason where it is not "ok".
+        """
         flat = sample.survey.flat
         wanted = comparable_tensors(flat)
-        reference = Stream(sample.session.watch(sample.feed, wanted, sample.survey.sizes), frozenset(wanted))
-        candidate = Stream(self._watching(session.watch(sample.feed, shown, sizes)), shown)
+        expected = Stream(sample.session.watch(sample.feed, wanted, sample.survey.sizes), frozenset(wanted))
+        shown = Stream(self._watching(ready.session.watch(sample.feed, ready.shown, ready.sizes)), ready.shown)
+        names = frozenset(comparable_tensors(ready.variant))
         try:
-            for divergence in divergences(flat, sample.feed, reference, candidate, wanted):
+            for divergence in divergences(flat, ready.variant, sample.feed, expected, shown, names):
                 self.found.append(divergence)
-                options.progress(what, len(self.found), len(shown))
+                options.progress(what, len(self.found), len(ready.shown))
         except KeyboardInterrupt:
             return "failed", INTERRUPTED
         except (BackendFailed, ModelError) as error:

@@ -8,13 +8,43 @@ from pathlib import Path
 
 import numpy as np
 
+from parity.backends.planted import Fault
 from parity.errors import FeedError, UsageError
 from parity.graph.feeds import Feed, load_arrays, load_feed, parse_shape, seeded_feed
 from parity.graph.model import Model
 from parity.report.record import InputFacts
-from parity.targets import Target
+from parity.targets import VARIANTS, Target
 
 _DEFAULT = Target("onnxruntime")
+# What lower precision would do, where no hardware for it was named.
+_FORECASTS = (Target("pytorch", "", "fp16"), Target("pytorch", "", "int8"))
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the command line names, still as text and paths.
+
+    Attributes:
+        model: the reference's .onnx.
+        files: other models and files of tensors.
+        reference: target of the reference.
+        targets: targets of the candidates; none for the default.
+        inputs: files of inputs, or NAME=FILE; none for seeded ones.
+        labels: a file of class labels.
+        shapes: NAME=AxBxC of seeded inputs.
+        samples: how many seeded feeds to make.
+        calibration: a file or folder of samples for INT8 ranges.
+    """
+
+    model: Path
+    files: Sequence[Path] = ()
+    reference: str = "pytorch"
+    targets: Sequence[str] = ()
+    inputs: Sequence[str] = ()
+    labels: Path | None = None
+    shapes: Sequence[str] = ()
+    samples: int = 1
+    calibration: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -26,12 +56,19 @@ class Contender:
         model: another model than the reference's; None for the same.
         tensors: a file of tensors.
         asked: named by the user, so that it must be able to run.
+        fault: planted in what it runs but not in what it is judged by, to test the judging itself.
     """
 
     target: Target | None
     model: Model | None = None
     tensors: Path | None = None
     asked: bool = True
+    fault: Fault | None = None
+
+    @property
+    def emulated(self) -> bool:
+        """Whether it is a forecast, made without the runtime that it is about."""
+        return self.target is not None and self.target.backend == "pytorch" and self.target.precision in VARIANTS
 
     def __str__(self) -> str:
         if self.tensors is not None:
@@ -44,7 +81,8 @@ def contenders_of(files: Sequence[Path], targets: Sequence[Target]) -> list[Cont
 
     Args:
         files: other models (.onnx), each run on every target, and files of tensors (.npz).
-        targets: where to run; with none, a model runs on onnxruntime.
+        targets: where to run; with none, a model runs on onnxruntime, and the reference also emulated in lower
+            precision, as a forecast.
 
     Raises:
         UsageError: a file of another kind.
@@ -61,29 +99,30 @@ def contenders_of(files: Sequence[Path], targets: Sequence[Target]) -> list[Cont
             raise UsageError(f"candidate file {path} is neither a model (.onnx) nor tensors (.npz)",
                              "Give a .onnx, a .npz, or a target with -c.")
     if not files:
-        found = [Contender(t) for t in targets] or [Contender(_DEFAULT, asked=False)]
+        found = [Contender(t) for t in targets] or [Contender(t, asked=False) for t in (_DEFAULT, *_FORECASTS)]
     return found
 
 
-def feeds_of(model: Model, files: Sequence[str], shapes: Sequence[str], seed: int, samples: int,
-             ) -> tuple[list[Feed], tuple[InputFacts, ...]]:
+def feeds_of(model: Model, request: Request, seed: int) -> tuple[list[Feed], tuple[InputFacts, ...]]:
     """The inputs to run: the user's files, or as many seeded feeds as samples are wanted.
+
+    A file of candidate tensors that holds the inputs too is what they were taken with, so it is fed.
 
     Raises:
         FeedError: they cannot be read or made, or do not fit the model.
         UsageError: a malformed shape, or shapes or samples beside files.
     """
+    files = request.inputs or _inputs_among(request.files, model)
     if files:
-        if shapes or samples > 1:
+        if request.shapes or request.samples > 1:
             raise UsageError("--shape and --samples are for seeded inputs, and --input gives the values themselves",
                              "Leave out one or the other.")
         feed, sources = load_feed(model, files)
         feeds = [feed]
     else:
-        wanted = dict(parse_shape(text) for text in shapes)
-        feed, sources = seeded_feed(model, seed, wanted)
+        feed, sources = seeded_feed(model, seed, dict(parse_shape(text) for text in request.shapes))
         found = {name: value.shape for name, value in feed.items()}
-        feeds = [feed, *(seeded_feed(model, seed, found, sample)[0] for sample in range(1, samples))]
+        feeds = [feed, *(seeded_feed(model, seed, found, sample)[0] for sample in range(1, request.samples))]
     facts = tuple(InputFacts(s.name, feed[s.name].dtype.name, feed[s.name].shape, s.text) for s in sources)
     return feeds, facts
 
@@ -101,7 +140,6 @@ def load_labels(path: Path) -> np.ndarray:
     return labels
 
 
-def inputs_among(files: Sequence[Path], model: Model) -> list[str]:
-    """The file of tensors, if any, that holds a model's inputs too: what it was taken with."""
+def _inputs_among(files: Sequence[Path], model: Model) -> list[str]:
     wanted = {spec.name for spec in model.graph.inputs}
     return [str(f) for f in files if f.suffix == ".npz" and wanted and wanted <= load_arrays(f).keys()][:1]

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from parity.errors import UsageError
 
 PRECISIONS = ("fp64", "fp32", "fp16", "bf16", "int8")
+# Those that are edits of the model: the same variant runs on every backend.
+VARIANTS = ("fp16", "bf16", "int8")
 _FORM = re.compile(r"(?P<backend>[a-z][\w.-]*)(@(?P<device>[\w.:-]+?))?(:(?P<precision>\w+))?")
 
 

@@ -52,6 +52,32 @@ def faults_of(flat: Model, values: Values) -> Iterator[Fault]:
                     yield Fault(f"{node.op}: {kind}", node.outputs[0], partial(_apply, node.outputs[0], edit))
 
 
+def variant_faults_of(variant: Model, values: Values) -> Iterator[Fault]:
+    """Faults to plant in an FP16 or INT8 variant, in graph order: of weights, scales and zero points.
+
+    Args:
+        variant: a flat variant.
+        values: every tensor of a clean run of it.
+    """
+    for node in variant.graph.nodes:
+        if node.outputs and node.outputs[0] not in variant.constants and node.outputs[0] in values:
+            for kind, edit in (*_scale_faults(node, variant, values), *_weight_faults(node, variant, values, 1.1)):
+                yield Fault(f"{node.op}: {kind}", node.outputs[0], partial(_apply, node.outputs[0], edit))
+
+
+def gains_of(flat: Model, values: Values, limit: float = 65504.0) -> Iterator[Fault]:
+    """Gains of 10,000 that are taken back at once: harmless in FP32, beyond FP16.
+
+    The tensor to name is the one after the gain.
+    """
+    for node in flat.graph.nodes:
+        name = node.outputs[0] if node.outputs else ""
+        if node.op not in _WEIGHTED or name not in values or values[name].dtype != np.float32 or name in flat.constants:
+            continue
+        if np.abs(values[name]).max() * 1e4 > limit:
+            yield Fault(f"{node.op}: a gain of 10,000 taken back", f"{name}/gain", partial(_apply, name, _gain))
+
+
 def movement(flat: Model, fault: Fault, values: Values) -> float:
     """How far a fault moves its own node's output (relative L2) at the clean inputs; inf where the shape changes."""
     faulty, node = fault.plant(flat), flat.graph.producer[fault.tensor]
@@ -68,13 +94,23 @@ def _apply(tensor: str, edit: Edit, proto: ModelProto) -> None:
     edit(proto, next(n for n in proto.graph.node if tensor in n.output))
 
 
-def _weight_faults(node: Node, flat: Model, values: Values) -> Iterator[tuple[str, Edit]]:
+def _scale_faults(node: Node, variant: Model, values: Values) -> Iterator[tuple[str, Edit]]:
+    if node.op not in ("QuantizeLinear", "DequantizeLinear"):
+        return
+    scale = values[node.inputs[1]]
+    yield "scale × 1.5", partial(_replace, 1, scale * scale.dtype.type(1.5))
+    zero = values[node.inputs[2]] if len(node.inputs) > 2 else np.zeros(scale.shape, np.int8)
+    if len(node.inputs) > 2:
+        yield "zero point + 8", partial(_replace, 2, zero + zero.dtype.type(8))
+
+
+def _weight_faults(node: Node, flat: Model, values: Values, gain: float = 1.02) -> Iterator[tuple[str, Edit]]:
     constant = [i for i, n in enumerate(node.inputs) if n in flat.constants and values[n].dtype.kind == "f"]
     if node.op not in _WEIGHTED or not constant or values[node.inputs[constant[0]]].ndim < 2:
         return
     position = constant[0]
     weight = values[node.inputs[position]]
-    yield "weight scaled by 2 %", partial(_replace, position, weight * weight.dtype.type(1.02))
+    yield f"weight scaled by {100 * gain - 100:.0f} %", partial(_replace, position, weight * weight.dtype.type(gain))
     channel = weight.copy()
     axis = 1 if node.op == "MatMul" and position == 1 else 0
     np.moveaxis(channel, axis, 0)[weight.shape[axis] // 2] = 0
@@ -164,3 +200,14 @@ def _round_output(proto: ModelProto, node: NodeProto) -> None:
     place = list(proto.graph.node).index(node) + 1
     proto.graph.node.insert(place, helper.make_node("Cast", [raw], [half], to=TensorProto.FLOAT16))
     proto.graph.node.insert(place + 1, helper.make_node("Cast", [half], [name], to=TensorProto.FLOAT))
+
+
+def _gain(proto: ModelProto, node: NodeProto) -> None:
+    name = node.output[0]
+    raw, gained = f"{name}/plain", f"{name}/gain"
+    node.output[0] = raw
+    for text, value in (("up", 1e4), ("down", 1e-4)):
+        proto.graph.initializer.append(numpy_helper.from_array(np.float32(value), f"{name}/{text}"))
+    place = list(proto.graph.node).index(node) + 1
+    proto.graph.node.insert(place, helper.make_node("Mul", [raw, f"{name}/up"], [gained]))
+    proto.graph.node.insert(place + 1, helper.make_node("Mul", [gained, f"{name}/down"], [name]))

@@ -13,7 +13,8 @@ import pytest
 from tests.models import ROOT
 
 LAYERS = ("errors", "targets", "graph", "precision", "backends", "source_model", "analysis", "fixes", "report",
-          "environment", "contenders", "inspect", "compare", "cli", "pytest_plugin")
+          "environment", "contenders", "preparation", "inspect", "convert", "selfcheck", "compare", "cli",
+          "pytest_plugin")
 # ONNX Runtime's quantiser is a library that makes models, not a runtime that runs them.
 VENDORS = {"onnxruntime": {"backends/ort.py", "precision/quantize.py", "precision/ranges.py"},
            "tensorrt": {"backends/trt.py"}, "plotly": {"report/html.py"}, "rich": {"report/text.py", "cli.py"}}

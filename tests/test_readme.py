@@ -31,12 +31,14 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     fixture = FIXTURES / "digits_cnn"
     for name in ("model.onnx", "other.onnx"):
         (folder / name).write_bytes((fixture / "model.onnx").read_bytes())
-    (folder / "inputs.npz").write_bytes((fixture / "inputs.npz").read_bytes())
+    for name in ("inputs.npz", "samples.npz"):
+        (folder / name).write_bytes((fixture / "inputs.npz").read_bytes())
     feed = dict(np.load(fixture / "inputs.npz"))
     values = Executor(Model.load(fixture / "model.onnx")).run(feed, ["relu_1"])
     np.savez(folder / "dump.npz", **feed, **{n: to_numpy(v) for n, v in values.items()})
-    words = [parity(), "compare", "model.onnx", "-o", "reports/model"]
-    subprocess.run(words, cwd=folder, check=True, capture_output=True)
+    for line in ("compare model.onnx -o reports/model",
+                 "convert model.onnx --precision int8 --calibration samples.npz -o model_int8.onnx"):
+        subprocess.run([parity(), *line.split()], cwd=folder, check=True, capture_output=True)
     return folder
 
 

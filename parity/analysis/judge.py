@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import ml_dtypes
 import numpy as np
 import torch
 
@@ -60,6 +61,8 @@ class Ruler:
         narrow: the same with FP32 estimates for the hidden ones.
         hidden: whether any input is such an estimate.
         constant: for each input, whether no graph input can change it.
+        accumulator_step: of an operator on dequantised inputs, the step (root mean square over channels) of the
+            integer accumulator that a runtime may add the bias in; 0 elsewhere.
         gold_executor: evaluates in FP64.
         declared_executor: evaluates in the tensors' own types.
     """
@@ -70,6 +73,7 @@ class Ruler:
     outer: tuple[dict[str, Value], dict[str, Value]]
     hidden: bool
     constant: Sequence[bool]
+    accumulator_step: float
     gold_executor: Executor
     declared_executor: Executor
 
@@ -85,17 +89,19 @@ class Ruler:
 
     @cached_property
     def perturbed(self) -> list[Value]:
-        """The outputs in FP64 after one rounding of each non-constant 16-bit input, its signs fixed by position."""
-        inputs = [v if constant else _shaken(v) for v, constant in zip(self.wide, self.constant, strict=True)]
+        """The outputs in FP64 after one rounding of each non-constant 16-bit input, signs drawn from a fixed seed."""
+        inputs = [v if self.constant[i] else _shaken(v, seed=i) for i, v in enumerate(self.wide)]
         return self.gold_executor.evaluate(self.node, inputs, self.outer[0])
 
 
-def _shaken(value: Value) -> Value:
+def _shaken(value: Value, seed: int) -> Value:
+    """A tensor as it may have been before it was rounded to 16 bits; what became zero was not negative for certain."""
     if not isinstance(value, torch.Tensor) or value.dtype not in HALVES:
         return value
-    roundoff = HALF_FORMATS[str(value.dtype).removeprefix("torch.")].roundoff
-    signs = torch.randint(0, 2, value.shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    return value.double() * (1 + roundoff * signs)
+    form = HALF_FORMATS[str(value.dtype).removeprefix("torch.")]
+    signs = torch.randint(0, 2, value.shape, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+    step = (value.double().abs() * form.roundoff).clamp_min(2 * form.tiny)
+    return value.double() + torch.where(value == 0, 1, signs) * step
 
 
 def judge(ruler: Ruler, index: int, candidate: np.ndarray) -> Judgement:
@@ -113,8 +119,10 @@ def judge(ruler: Ruler, index: int, candidate: np.ndarray) -> Judgement:
     gold = to_numpy(ruler.gold[index])
     if gold.dtype.kind != "f":
         return _judge_integers(ruler, index, gold, candidate)
-    gold = _overflowed(gold, candidate.dtype)
     local = measure(gold, candidate)
+    if _beyond_range(local, candidate.dtype):
+        gold = _overflowed(gold, candidate.dtype)
+        local = measure(gold, candidate)
     if candidate.dtype.name in HALF_FORMATS:
         return _judge_half(ruler, index, gold, candidate, local)
     if local.mismatched_nonfinite:
@@ -138,7 +146,8 @@ def _fp32_floor(ruler: Ruler, index: int, gold: np.ndarray, norm: float) -> floa
     first = next((v for v in ruler.wide if isinstance(v, torch.Tensor)), None)
     elements_in = first.numel() if first is not None else 1
     factor = fp32_factor(ruler.node.op, elements_in, gold.size, max(gold.shape, default=1))
-    return fp32_floor(factor, noise, norm, gold.size, bounded=ruler.node.op in BOUNDED)
+    rounded_bias = 0.5 * ruler.accumulator_step * math.sqrt(gold.size)
+    return fp32_floor(factor, noise, norm, gold.size, bounded=ruler.node.op in BOUNDED) + rounded_bias
 
 
 def _judge_half(ruler: Ruler, index: int, gold: np.ndarray, candidate: np.ndarray, local: Comparison) -> Judgement:
@@ -190,14 +199,18 @@ def _unrounded(ruler: Ruler, gold: np.ndarray) -> np.ndarray | None:
     return clipped
 
 
+def _beyond_range(local: Comparison, dtype: np.dtype) -> bool:
+    if dtype.kind in "biu":
+        return False
+    return max(abs(local.min_reference), abs(local.max_reference)) > float(ml_dtypes.finfo(dtype).max)
+
+
 def _overflowed(gold: np.ndarray, dtype: np.dtype) -> np.ndarray:
     """FP64 values beyond the range of the candidate's type are what rounding makes of them: infinite."""
-    if dtype.kind != "f" or dtype == np.float64 or not gold.size:
-        return gold
-    largest = float(np.finfo(dtype).max)
+    info = ml_dtypes.finfo(dtype)
     with np.errstate(invalid="ignore"):
-        beyond = np.abs(gold) > largest * (1 + 2.0 ** -(np.finfo(dtype).nmant + 2))
-    return np.where(beyond, np.copysign(np.inf, gold), gold) if beyond.any() else gold
+        beyond = np.abs(gold) > float(info.max) * (1 + 2.0 ** -(info.nmant + 2))
+    return np.where(beyond, np.copysign(np.inf, gold), gold)
 
 
 def _relative(error: float, norm: float) -> float:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -12,11 +13,11 @@ import numpy as np
 from parity.analysis.judge import Judgement, Ruler, judge
 from parity.analysis.match import moves_only
 from parity.analysis.measure import Comparison, measure
+from parity.analysis.streams import Inputs, Rulers, Stream
 from parity.errors import MatchError, ModelError
-from parity.graph.executor import Executor
 from parity.graph.graph import Node
 from parity.graph.model import Model
-from parity.graph.ops.call import Arithmetic, Value, from_numpy, to_numpy
+from parity.graph.ops.call import Value, is_tensor, to_numpy
 
 # Why a tensor is named: its own arithmetic, its number format, or a NaN or Inf born there.
 Kind: TypeAlias = Literal["implementation", "precision", "nonfinite"]
@@ -28,21 +29,28 @@ class Divergence:
 
     Attributes:
         tensor: ONNX name.
-        node: the reference's node that makes it.
+        node: the reference's node that makes it; for a tensor that only the variant has, the variant's.
+        index: place of the tensor's node in the reference; for a tensor that only the variant has, of the next one.
         dtype: element type on the candidate's side.
         shape: on the candidate's side.
-        accumulated: candidate against reference; None where the shapes differ or the value is no tensor.
-        judgement: what the local rule says; None where it cannot be applied.
-        shape_differs: the candidate's shape is not the operator's.
+        accumulated: candidate against reference; None where the shapes differ or the reference has no such tensor.
+        local: candidate against the reference's operator in FP64 at the candidate's own inputs.
+        precision: relative L2 error, at the same inputs, of the variant emulated: what its number formats explain;
+            None where none is involved.
+        judgement: what the local rule says of the rest; None where it cannot be applied.
+        shape_differs: the candidate's shape is not the operator's, or text stands for numbers.
         level: how the reference evaluated the node.
         error: |candidate - operator| of every element, kept of a tensor to blame that may not be read whole.
     """
 
     tensor: str
     node: Node
+    index: int
     dtype: str
     shape: tuple[int, ...]
     accumulated: Comparison | None
+    local: Comparison | None
+    precision: float | None
     judgement: Judgement | None
     shape_differs: bool = False
     level: str = ""
@@ -54,128 +62,133 @@ class Divergence:
         return self.shape_differs or (self.judgement is not None and not self.judgement.passed)
 
 
-@dataclass
-class Stream:
-    """One side's tensors, in the order it shows them, held until the walk has passed their last reader.
-
-    Attributes:
-        chunks: the tensors as they become known.
-        shown: the names that `chunks` will bring.
-        values: what is held now.
-    """
-
-    chunks: Iterator[Mapping[str, np.ndarray]]
-    shown: frozenset[str]
-    values: dict[str, np.ndarray] = field(default_factory=dict)
-
-    def pull(self, name: str) -> np.ndarray | None:
-        """The value of a tensor, reading on until it arrives; None where this side hides it."""
-        while name in self.shown and name not in self.values:
-            chunk = next(self.chunks, None)
-            if chunk is None:
-                return None
-            self.values.update(chunk)
-        return self.values.get(name)
-
-
-@dataclass
-class _Inputs:
-    """What the candidate's operators saw: its own values, or FP64 and FP32 estimates of those that it hides."""
-
-    weights: Mapping[str, Value]
-    wide: dict[str, Value] = field(default_factory=dict)
-    narrow: dict[str, Value] = field(default_factory=dict)
-    hidden: set[str] = field(default_factory=set)
-
-    def show(self, name: str, value: np.ndarray, like: np.ndarray | None) -> None:
-        """Take a value that the candidate shows, in the type that the reference gives this tensor."""
-        if like is not None and like.dtype != value.dtype and like.dtype.kind == "f":
-            value = value.astype(like.dtype)
-        self.wide[name] = self.narrow[name] = from_numpy(value)
-
-    def estimate(self, name: str, gold: Value, declared: Value) -> None:
-        """Stand in for a hidden tensor, so that the sub-graph up to the next shown one is judged as a whole."""
-        self.hidden.add(name)
-        self.wide[name], self.narrow[name] = gold, declared
-
-    def drop(self, name: str) -> None:
-        """Free a tensor that nobody needs any more."""
-        self.wide.pop(name, None)
-        self.narrow.pop(name, None)
-
-
-def divergences(model: Model, feed: Mapping[str, np.ndarray], reference: Stream, candidate: Stream,
-                wanted: Sequence[str]) -> Iterator[Divergence]:
-    """Compare every tensor that the candidate shows, in the reference's order.
+def divergences(reference: Model, variant: Model, feed: Mapping[str, np.ndarray], expected: Stream, shown: Stream,
+                wanted: Collection[str]) -> Iterator[Divergence]:
+    """Compare every tensor that the candidate shows, in the order of the graph that it runs.
 
     Args:
-        model: the reference, flat.
+        reference: the reference, flat.
+        variant: what the candidate runs, flat: the reference itself, or an edit of it that keeps its tensor names.
         feed: the inputs, the same on both sides.
-        reference: the reference's tensors.
-        candidate: the candidate's tensors.
+        expected: the reference's tensors.
+        shown: the candidate's tensors.
         wanted: names to report on.
     """
-    declared, gold = Executor(model), Executor(model, Arithmetic.DOUBLE)
-    inputs = _Inputs(_constants(model))
-    for name, value in feed.items():
-        inputs.show(name, value, None)
-    remaining = Counter(n for node in model.graph.nodes for n in node.reads)
-    targets = frozenset(wanted)
-    for node in model.graph.nodes:
-        if all(o in model.constants for o in node.outputs):
-            continue
-        ruler = _ruler(node, model, inputs, (gold, declared))
+    own = Rulers(variant)
+    original = None if variant is reference else Rulers(reference)
+    inputs = Inputs()
+    for fed, array in feed.items():
+        inputs.show(fed, array, None)
+    remaining = _readers(variant) + (_readers(reference) if original else Counter())
+    places = _places(variant, reference)
+    for node in variant.graph.nodes:
+        ruler = None if all(o in variant.constants for o in node.outputs) else own.at(node, inputs)
         for position, name in enumerate(node.proto.output):
-            if not name:
+            if ruler is None or not name:
                 continue
-            shown, expected = candidate.pull(name), reference.pull(name)
-            if shown is None:
+            value, right = shown.pull(name), expected.pull(name)
+            if value is None:
                 if remaining[name]:
-                    inputs.estimate(name, ruler.gold[position], ruler.declared[position])
+                    _estimate(inputs, name, ruler, position)
                 continue
-            inputs.show(name, shown, expected)
-            if name in targets:
-                found = _divergence(ruler, position, name, shown, expected)
-                yield _with_error(found, ruler, position, shown) if moves_only(model, name) else found
-        remaining.subtract(node.reads)
-        for name in (*node.reads, *node.outputs):
-            if remaining[name] == 0:
-                inputs.drop(name)
-                reference.values.pop(name, None)
-                candidate.values.pop(name, None)
+            if name in wanted:
+                found = _divergence(ruler, position, places[name], value, right)
+                if moves_only(variant, name):
+                    found = _with_error(found, ruler, position, value)
+                yield found if original is None else _split(found, original, inputs, ruler.declared[position], value)
+            inputs.show(name, value, None if original else _of_own_type(ruler, position, right))
+        for finished in (node, *_counterparts(node, reference if original else None)):
+            remaining.subtract(finished.reads)
+            for name in (*finished.reads, *finished.outputs):
+                if remaining[name] == 0:
+                    inputs.drop(name)
+                    expected.drop(name)
+                    shown.drop(name)
 
 
-def _constants(model: Model) -> dict[str, Value]:
-    """Every tensor that no input can change, in its declared type, by running what computes them."""
-    executor = Executor(model)
-    values = executor.weights(model.graph)
-    for node in model.graph.nodes:
-        if node.outputs and all(o in model.constants for o in node.outputs):
-            results = executor.evaluate(node, [values[n] if n else None for n in node.inputs], values)
-            values.update({n: v for n, v in zip(node.proto.output, results, strict=False) if n})
-    return values
+def _estimate(inputs: Inputs, name: str, ruler: Ruler, position: int) -> None:
+    with suppress(ModelError):  # inputs that a fault upstream made unusable; then nobody knows this one either
+        inputs.estimate(name, ruler.gold[position], ruler.declared[position])
 
 
-def _ruler(node: Node, model: Model, inputs: _Inputs, executors: tuple[Executor, Executor]) -> Ruler:
-    wide = {n: inputs.weights[n] if n in inputs.weights else inputs.wide[n] for n in node.reads}
-    narrow = {n: inputs.weights[n] if n in inputs.weights else inputs.narrow[n] for n in node.reads}
-    return Ruler(node, [wide[n] if n else None for n in node.inputs], [narrow[n] if n else None for n in node.inputs],
-                 (wide, narrow), not inputs.hidden.isdisjoint(node.reads),
-                 [not n or n in model.constants for n in node.inputs], *executors)
+def _of_own_type(ruler: Ruler, position: int, right: np.ndarray | None) -> np.ndarray | None:
+    """A value of the type that the model gives this tensor: the reference's, but where that may run in FP64."""
+    if right is None or right.dtype != np.float64:
+        return right
+    try:
+        return to_numpy(ruler.declared[position])
+    except ModelError:
+        return right
 
 
-def _divergence(ruler: Ruler, position: int, name: str, value: np.ndarray, expected: np.ndarray | None) -> Divergence:
-    accumulated = measure(expected, value) if expected is not None and expected.shape == value.shape else None
+def _readers(model: Model) -> Counter[str]:
+    return Counter(name for node in model.graph.nodes for name in node.reads)
+
+
+def _counterparts(node: Node, reference: Model | None) -> list[Node]:
+    """The reference's nodes that are done with when the variant's node is."""
+    if reference is None:
+        return []
+    made = (reference.graph.producer.get(o) for o in node.outputs)
+    return [n for n in made if n is not None and n.outputs[0] in node.outputs]
+
+
+def _places(variant: Model, reference: Model) -> dict[str, int]:
+    """The reference's node index of each tensor; one that only the variant has is put before the next known."""
+    places: dict[str, int] = {}
+    following = len(reference.graph.nodes)
+    for node in reversed(variant.graph.nodes):
+        known = [reference.graph.producer[o].index for o in node.outputs if o in reference.graph.producer]
+        following = min(known, default=following)
+        places.update(dict.fromkeys(node.outputs, following))
+    return places
+
+
+def _divergence(ruler: Ruler, position: int, place: int, value: np.ndarray, right: np.ndarray | None) -> Divergence:
     judgement, shape_differs = None, False
     try:
-        judgement = judge(ruler, position, value)
+        judgement = None if _draws(ruler) else judge(ruler, position, value)
     except MatchError:
         shape_differs = True
     except ModelError:
         pass  # inputs that a fault upstream made unusable; it was blamed there
     level = ruler.gold_executor.levels.get(ruler.node.outputs[0])
-    return Divergence(name, ruler.node, value.dtype.name, value.shape, accumulated, judgement, shape_differs,
-                      level.value if level else "")
+    return Divergence(
+        ruler.node.proto.output[position], ruler.node, place, value.dtype.name, value.shape, _measured(right, value),
+        None if judgement is None else judgement.local, None if judgement is None else judgement.precision,
+        judgement, shape_differs, level.value if level else "")
+
+
+def _draws(ruler: Ruler) -> bool:
+    """Whether an operator draws random numbers, which no two runtimes draw alike."""
+    op = ruler.node.proto.op_type
+    training = op == "Dropout" and len(ruler.wide) > 2 and ruler.wide[2] is not None and bool(ruler.wide[2])
+    return training or op.startswith(("Random", "Bernoulli", "Multinomial"))
+
+
+def _measured(right: np.ndarray | None, value: np.ndarray) -> Comparison | None:
+    """The candidate against the reference; None where they cannot be compared."""
+    if right is None or right.shape != value.shape:
+        return None
+    try:
+        return measure(right, value)
+    except MatchError:
+        return None
+
+
+def _split(found: Divergence, original: Rulers, inputs: Inputs, emulated: Value, value: np.ndarray) -> Divergence:
+    """Measure a variant's tensor against the reference's operator, and how much of that the formats explain."""
+    node = original.model.graph.producer.get(found.tensor)
+    ruler = None if node is None else original.at(node, inputs)
+    if node is None or ruler is None:
+        return found
+    try:
+        gold = to_numpy(ruler.gold[list(node.proto.output).index(found.tensor)])
+    except ModelError:  # inputs that a fault upstream made unusable
+        return replace(found, node=node)
+    if gold.shape != value.shape or not is_tensor(emulated) or to_numpy(emulated).shape != value.shape:
+        return replace(found, node=node)
+    return replace(found, node=node, local=measure(gold, value), precision=measure(gold, to_numpy(emulated)).rel_l2)
 
 
 def _with_error(found: Divergence, ruler: Ruler, position: int, value: np.ndarray) -> Divergence:
@@ -195,15 +208,15 @@ def first_to_blame(found: Sequence[Divergence], *, outputs_fail: bool, limit: fl
 
     Returns:
         The earliest tensor whose implementation error is beyond its floor ("implementation", or "nonfinite" where
-        that error is a NaN or Inf); else the earliest non-finite one ("nonfinite"); else, where the outputs fail, the
-        earliest beyond tolerance ("precision"); else None.
+        that error is a NaN or Inf), or, before it, one that is not finite where the reference's is ("nonfinite"): past
+        such a one nothing else can be judged. Else, where the outputs fail, the earliest beyond tolerance
+        ("precision"); else None.
     """
-    for d in found:
-        if d.to_blame:
-            return d, "nonfinite" if d.judgement is not None and d.judgement.nonfinite else "implementation"
     for d in found:
         if d.accumulated is not None and d.accumulated.mismatched_nonfinite:
             return d, "nonfinite"
+        if d.to_blame:
+            return d, "nonfinite" if d.judgement is not None and d.judgement.nonfinite else "implementation"
     if outputs_fail:
         for d in found:
             if d.accumulated is None or not d.accumulated.rel_l2 <= limit:

@@ -188,11 +188,13 @@ def _norms(totals: tuple[Any, ...]) -> _Norms | None:
     By the law of cosines 2 <r, c> = |r|^2 + |c|^2 - |c - r|^2, which cancels where one norm dwarfs the other.
     """
     _, error_squares, squares_r, squares_c, max_abs, _, min_r, max_r, min_c, max_c = totals[:10]
-    if not (
-        (_SMALLEST_SQUARES < error_squares < math.inf or max_abs == 0)
-        and (_SMALLEST_SQUARES < squares_r < math.inf or min_r == 0 == max_r)
-        and (_SMALLEST_SQUARES < squares_c < math.inf or min_c == 0 == max_c)
-    ):
+    in_range = (
+        error_squares + squares_r + squares_c < math.inf
+        and (error_squares > _SMALLEST_SQUARES or max_abs == 0)
+        and (squares_r > _SMALLEST_SQUARES or min_r == 0 == max_r)
+        and (squares_c > _SMALLEST_SQUARES or min_c == 0 == max_c)
+    )
+    if not in_range:
         return None
     error, reference, candidate = math.sqrt(error_squares), math.sqrt(squares_r), math.sqrt(squares_c)
     if not error:
@@ -200,10 +202,10 @@ def _norms(totals: tuple[Any, ...]) -> _Norms | None:
     rel_l2 = error / reference if reference else math.inf
     if not (reference and candidate):
         return error, reference, candidate, rel_l2, 0.0
-    if max(reference, candidate) > _LIKE_NORMS * min(reference, candidate):
+    if reference > _LIKE_NORMS * candidate or candidate > _LIKE_NORMS * reference:
         return None
-    product = squares_r / 2 + squares_c / 2 - error_squares / 2
-    return error, reference, candidate, rel_l2, max(-1.0, min(1.0, product / (reference * candidate)))
+    cosine = (squares_r + squares_c - error_squares) / (2 * reference * candidate)
+    return error, reference, candidate, rel_l2, 1.0 if cosine > 1 else -1.0 if cosine < -1 else cosine
 
 
 def _rescaled_norms(x: Array, y: Array) -> _Norms:
@@ -272,10 +274,9 @@ def _widened(x: Array) -> Array:
 
 def _flat(x: Array) -> Array:
     """A flat, contiguous, native, read-only view or copy: one array type for the compiled pass, whatever x is."""
-    flags = x.flags
-    if not (flags.c_contiguous and flags.aligned and x.dtype.isnative):
-        x = np.array(x, dtype=x.dtype.newbyteorder("="), order="C")
-    flat = x.reshape(-1)
+    flat = x.ravel()  # a new array object even where it is a view, so that x stays writeable
+    if not (flat.flags.aligned and x.dtype.isnative):
+        flat = flat.astype(x.dtype.newbyteorder("="))
     flat.setflags(write=False)
     return flat
 

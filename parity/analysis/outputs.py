@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from parity.analysis.measure import Comparison, measure
 from parity.analysis.tolerance import Tolerance
+from parity.errors import MatchError
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class OutputFinding:
         name: ONNX tensor name.
         dtype: element type on the candidate's side.
         shape: on the candidate's side.
-        comparison: candidate against reference; None where the shapes differ.
+        comparison: candidate against reference; None where the shapes differ, or text stands for numbers.
         noise: relative L2 distance by which correct FP32 runs of this model may differ.
         limit: of the relative L2 error, raised for that noise.
         passed: whether the output is within tolerance.
@@ -47,11 +48,31 @@ def judge_outputs(reference: Mapping[str, np.ndarray], candidate: Mapping[str, n
         if name not in candidate:
             continue
         value, own = candidate[name], noise.get(name, 0.0)
-        comparison = measure(expected, value) if value.shape == expected.shape else None
+        comparison = _measured(expected, value)
         exact = expected.dtype.kind in "biuOSU" and tolerance.precision != "int8" and own == 0.0
         passed = comparison is not None and (comparison.identical if exact else tolerance.passes(comparison, own))
         found.append(OutputFinding(name, value.dtype.name, value.shape, comparison, own, tolerance.rel_l2(own), passed))
     return tuple(found)
+
+
+def _measured(expected: np.ndarray, value: np.ndarray) -> Comparison | None:
+    if value.shape != expected.shape:
+        return None
+    try:
+        return measure(expected, value)
+    except MatchError:  # text for numbers
+        return None
+
+
+def absence_notes(reference: Collection[str], candidate: Collection[str]) -> tuple[str, ...]:
+    """A sentence where the candidate shows not all of the outputs, by name, on which the verdict should rest."""
+    absent = [n for n in reference if n not in candidate]
+    if not absent:
+        return ()
+    if len(absent) == len(reference):
+        return ("The candidate shows none of the model's outputs: the tensors that it does show decide.",)
+    listed = ", ".join(map(repr, absent[:3])) + (", …" if len(absent) > 3 else "")
+    return (f"The candidate does not show {listed}: the verdict rests on the other outputs.",)
 
 
 def noise_notes(outputs: Sequence[OutputFinding], tolerance: Tolerance) -> tuple[str, ...]:

@@ -61,7 +61,7 @@ class Totals(NamedTuple):
     first_mismatch: int
 
 
-EMPTY = Totals(0, 0, 0, 0, 0, 0, math.inf, -math.inf, math.inf, -math.inf, 0, 0, 0, 0, 0, 0)
+EMPTY = Totals(0.0, 0.0, 0.0, 0.0, 0.0, 0, math.inf, -math.inf, math.inf, -math.inf, 0, 0, 0, 0, 0, 0)
 
 # Takes two flat tensors, float32 or float64, of the same size, at least 1; returns the fields of `Totals`.
 Pass: TypeAlias = Callable[[Array, Array], tuple[Any, ...]]

@@ -73,7 +73,7 @@ class OrtSession:
 
     def run(self, feed: Feed) -> Capture:
         """Run the model as deployed."""
-        names = [o.name for o in self._plain.get_outputs()]
+        names = [o.name for o in self._plain.get_outputs() if _showable(o.type)]
         inputs = {i.name for i in self._plain.get_inputs()}
         start = time.perf_counter()
         values = self._call(self._plain, names, {n: v for n, v in feed.items() if n in inputs})
@@ -98,6 +98,7 @@ class OrtSession:
             part = model.between(values, shown)
             session = self._session(self._write(part, f"stretch{end}"))
             inputs = {i.name: values[i.name] for i in part.graph.inputs}
+            shown = [o.name for o in session.get_outputs() if _showable(o.type)]
             found = dict(zip(shown, self._call(session, shown, inputs), strict=True))
             yield {n: v for n, v in found.items() if n in wanted and isinstance(v, np.ndarray)}
             values.update(found)
@@ -130,6 +131,8 @@ class OrtSession:
         return str(path)
 
     def _call(self, session: Any, names: Sequence[str], feed: Feed) -> list[Any]:
+        if not names:  # which to onnxruntime means all
+            return []
         try:
             values: list[Any] = session.run(list(names), dict(feed))
         except Exception as error:
@@ -141,7 +144,9 @@ class OrtSession:
 def _stretches(model: Model, sizes: Mapping[str, int], memory: int) -> Iterator[list[Node]]:
     """Cut the nodes, in order, into stretches whose outputs fit the memory.
 
-    No cut is made where a sequence or another value without a size is still to be read.
+    No cut is made where a sequence, or another value without a size, is still to be read: it cannot be handed over. Nor
+    between a DequantizeLinear and what reads it: of MatMul with quantised weights alone ONNX Runtime makes
+    MatMulNBits, which rounds the activations, where it would not have done so in the whole model.
     """
     last_reader = {n: readers[-1].index for n, readers in model.graph.readers.items()}
     nodes: list[Node] = []
@@ -150,13 +155,18 @@ def _stretches(model: Model, sizes: Mapping[str, int], memory: int) -> Iterator[
         nodes.append(node)
         for name in node.outputs:
             held += sizes.get(name, 0)
-            if name not in sizes and name not in model.constants:
+            if name not in model.constants and (name not in sizes or node.proto.op_type == "DequantizeLinear"):
                 uncuttable_until = max(uncuttable_until, last_reader.get(name, -1))
         if held >= memory and node.index >= uncuttable_until:
             yield nodes
             nodes, held = [], 0
     if nodes:
         yield nodes
+
+
+def _showable(kind: str) -> bool:
+    """Whether a value of this type, e.g. "tensor(float)", comes out as numpy knows it."""
+    return not any(word in kind for word in ("bfloat16", "float8", "float4", "int4", "int2"))
 
 
 def _first_line(error: Exception) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import onnx
@@ -169,25 +170,23 @@ class Model:
         cut.output.extend(ValueInfoProto(name=n) for n in outputs)
         return Model(proto, self.folder)
 
-    def externalised(self, folder: Path) -> Model:
+    def externalised(self, folder: Path, location: str = "weights.bin") -> Model:
         """The same model with its large weights in one file, so that many edits of it can share them.
 
         Args:
-            folder: where `weights.bin` is written (weights already external are copied in too).
+            folder: where the file is written (weights already external are copied in too).
+            location: its name.
         """
         proto = ModelProto()
         proto.CopyFrom(self.proto)
         offset = 0
-        with (folder / "weights.bin").open("wb") as out:
+        with (folder / location).open("wb") as out:
             for tensor in (t for g in subgraph_protos(proto.graph) for t in g.initializer):
                 external = tensor.data_location == TensorProto.EXTERNAL
                 if tensor.data_type == TensorProto.STRING or (not external and _nbytes(tensor) < _EMBED_BELOW_BYTES):
                     continue
                 offset = _pad_to_page(out, offset)
-                data = onnx.numpy_helper.from_array(np.asarray(read_weight(tensor, self.folder))).raw_data
-                out.write(data)
-                _point_outside(tensor, "weights.bin", offset, len(data))
-                offset += len(data)
+                offset += _move_outside(tensor, self.folder, out, offset)
         return Model(proto, folder)
 
     def save(self, path: Path) -> None:
@@ -256,11 +255,21 @@ def _nbytes(tensor: TensorProto) -> int:
     return int(np.prod(tensor.dims, dtype=np.int64)) * 4
 
 
-def _pad_to_page(out: object, offset: int) -> int:
+def _pad_to_page(out: BinaryIO, offset: int) -> int:
     """Align to 4096 bytes, so that runtimes can map the weight instead of copying it."""
     padding = -offset % 4096
-    out.write(b"\0" * padding)  # type: ignore[attr-defined]
+    out.write(b"\0" * padding)
     return offset + padding
+
+
+def _move_outside(tensor: TensorProto, folder: Path | None, out: BinaryIO, offset: int) -> int:
+    """Write a weight's bytes to `out` and have the protobuf point there; returns how many they were."""
+    data = tensor.raw_data
+    if not data:
+        data = onnx.numpy_helper.from_array(np.asarray(read_weight(tensor, folder))).raw_data
+    out.write(data)
+    _point_outside(tensor, Path(out.name).name, offset, len(data))
+    return len(data)
 
 
 def _point_outside(tensor: TensorProto, location: str, offset: int, length: int) -> None:

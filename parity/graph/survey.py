@@ -20,7 +20,7 @@ class Survey:
     Attributes:
         flat: functions inlined, and every If replaced by the branch that this feed takes.
         outputs: values of the graph outputs.
-        sizes: bytes of each tensor that a node of `flat` makes; sequences have none.
+        sizes: bytes of each tensor that a node of `flat` makes; sequences, and types that numpy lacks, have none.
     """
 
     flat: Model
@@ -49,6 +49,6 @@ def survey(model: Model, feed: Mapping[str, np.ndarray], seed: int = 0) -> Surve
     outputs: dict[str, np.ndarray] = {}
     for step in Executor(flat, seed=seed).steps(feed, keep=results):
         tensors = {n: to_numpy(v) for n, v in step.values.items() if is_tensor(v)}
-        sizes.update((n, v.nbytes) for n, v in tensors.items())
+        sizes.update((n, v.nbytes) for n, v in tensors.items() if v.dtype.kind != "V")
         outputs.update((n, v) for n, v in tensors.items() if n in results)
     return Survey(flat, outputs, sizes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 import numpy as np
 import onnx
@@ -11,6 +12,8 @@ from onnx import TensorProto
 
 from parity.errors import ModelError
 
+# Files that some weight is mapped from now. A mapping holds a file descriptor, so weights share one a file.
+_MAPPED: WeakValueDictionary[tuple[Path, int, int], np.memmap] = WeakValueDictionary()
 # Types narrower than a byte are packed in the file, so they are decoded instead of mapped.
 _PACKED = {TensorProto.INT4, TensorProto.UINT4, TensorProto.FLOAT4E2M1, TensorProto.STRING}
 
@@ -65,7 +68,16 @@ def read_weight(tensor: TensorProto, folder: Path | None, *, check_only: bool = 
         return _decode(inline)
     if count == 0:
         return np.empty(tuple(tensor.dims), dtype)
-    return np.memmap(path, dtype=dtype, mode="r", offset=offset, shape=tuple(tensor.dims))
+    return _mapped(path)[offset:offset + whole].view(dtype).reshape(tuple(tensor.dims))
+
+
+def _mapped(path: Path) -> np.memmap:
+    stat = path.stat()
+    key = path, stat.st_mtime_ns, stat.st_size
+    mapped = _MAPPED.get(key)
+    if mapped is None:
+        mapped = _MAPPED[key] = np.memmap(path, dtype=np.uint8, mode="r")
+    return mapped
 
 
 def read_sparse_weight(sparse: onnx.SparseTensorProto, folder: Path | None) -> np.ndarray:

@@ -204,10 +204,10 @@ def _rows(stack: ExitStack, path: Path, name: str, rows: int | None) -> Iterator
     else:
         stream = stack.enter_context(stack.enter_context(zipfile.ZipFile(path)).open(f"{name}.npy"))
     shape, dtype, fortran = _header(stream)
-    if fortran and len(shape) > 1:  # its rows are scattered over the file
-        yield from _pieces(load_arrays(path)[name], rows)
-        return
     native = dtype.newbyteorder("=")
+    if fortran and len(shape) > 1:  # its rows are scattered over the file
+        yield from _pieces(load_arrays(path)[name].astype(native, copy=False), rows)
+        return
     done, total = 0, shape[0] if rows is not None else 1
     while done < total:
         size = shape if rows is None else (min(rows, total - done), *shape[1:])

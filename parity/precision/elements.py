@@ -216,9 +216,9 @@ def _constant(attributes: Mapping[str, AttributeProto]) -> int:
                "value_ints": TensorProto.INT64, "value_string": TensorProto.STRING, "value_strings": TensorProto.STRING}
     for name, attribute in attributes.items():
         if name in of_kind:
-            return of_kind[name]
+            return int(of_kind[name])
         if attribute.type == AttributeProto.TENSOR:
-            return attribute.t.data_type
+            return int(attribute.t.data_type)
         if attribute.type == AttributeProto.SPARSE_TENSOR:
-            return attribute.sparse_tensor.values.data_type
+            return int(attribute.sparse_tensor.values.data_type)
     return 0

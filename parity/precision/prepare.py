@@ -16,14 +16,14 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper, version_converter
 from parity.errors import ModelError
 from parity.graph.executor import Executor
 from parity.graph.feeds import Feed
-from parity.graph.graph import Node
+from parity.graph.graph import Node, subgraph_protos
 from parity.graph.model import Model, shallow_copy
-from parity.graph.ops.call import is_tensor, to_numpy
+from parity.graph.ops.call import to_numpy
 
 FUSED_CONV = "com.microsoft::FusedConv"
 # QuantizeLinear exists from opset 10 on, knows channels from 13 on, and FP16 from 19 on.
 QDQ_OPSET, PER_CHANNEL_OPSET, HALF_OPSET = 10, 13, 19
-_CLIP_INPUTS_OPSET = 11
+_CLIP_INPUTS_OPSET = _RESIZE_MODES_OPSET = 11
 # What a raised opset may change, relative to the largest value: nothing but summation order.
 _SAME = 1e-5
 _ACTIVATION_PARAMS = {"LeakyRelu": ("alpha",), "HardSigmoid": ("alpha", "beta")}
@@ -44,28 +44,34 @@ class Prepared:
     notes: tuple[str, ...] = ()
 
 
-def prepare(model: Model, nodes: Collection[str], opset: int, feed: Feed) -> Prepared:
+def prepare(model: Model, nodes: Collection[str], opset: int, feed: Feed,
+            outputs: Mapping[str, np.ndarray]) -> Prepared:
     """Make some nodes fit to be quantised.
 
     Args:
         model: its local functions are inlined.
         nodes: first outputs of the nodes to quantise.
-        opset: the one that is wanted; where the model cannot be raised to it, it stays as it is.
-        feed: to make sure that raising the opset changed nothing.
+        opset: the one that is wanted; where the model cannot be raised to it, the least that has Q/DQ.
+        feed: to make sure that raising the opset changes nothing.
+        outputs: what the model gives for it.
     """
     notes: list[str] = []
-    if model.opsets.get("", 1) < opset:
+    for target in (opset, QDQ_OPSET):
+        if model.opsets.get("", 1) >= target:
+            break
         try:
-            model = _raised(model, opset, feed)
+            model = _raised(model, target, feed, outputs)
         except ModelError as error:
-            notes.append(f"The model stays at opset {model.opsets.get('', 1)}: {error.message}.")
+            notes.append(f"The model is not raised to opset {target}: {error.message}.")
     chosen = frozenset(nodes)
     if model.opsets.get("", 1) >= _CLIP_INPUTS_OPSET:
         model, chosen = _unfused(model, chosen)
-    return Prepared(_with_plain_weights(model, chosen), chosen, tuple(notes))
+    proto = shallow_copy(_with_plain_weights(model, chosen).proto)
+    drop_unread(proto)
+    return Prepared(replace(model, proto=proto), chosen, tuple(notes))
 
 
-def _raised(model: Model, opset: int, feed: Feed) -> Model:
+def _raised(model: Model, opset: int, feed: Feed, outputs: Mapping[str, np.ndarray]) -> Model:
     """The model at a later opset.
 
     Raises:
@@ -75,16 +81,27 @@ def _raised(model: Model, opset: int, feed: Feed) -> Model:
         proto = version_converter.convert_version(_modern(model).proto, opset)
     except (RuntimeError, ValueError, IndexError, version_converter.ConvertError) as error:
         raise ModelError(f"onnx cannot convert it to opset {opset} ({str(error).splitlines()[0]})") from error
+    if model.opsets.get("", 1) < _RESIZE_MODES_OPSET <= opset:
+        _keep_resizing(proto)
     raised = Model.from_proto(proto, model.folder)
     known = raised.graph.producer.keys() | raised.graph.initializers.keys()
     lost = [o for node in model.graph.nodes for o in node.outputs if o not in known]
     if lost:
         raise ModelError(f"onnx's conversion to opset {opset} loses tensor {lost[0]!r}")
-    before, after = Executor(model).run(feed), Executor(raised).run(feed)
-    for name in (o.name for o in model.graph.outputs):
-        if is_tensor(before[name]) and not _same(to_numpy(before[name]), to_numpy(after[name])):
+    after = Executor(raised).run(feed)
+    for name, before in outputs.items():
+        if not _same(before, to_numpy(after[name])):
             raise ModelError(f"onnx's conversion to opset {opset} changes output {name!r}")
     return raised
+
+
+def _keep_resizing(proto: onnx.ModelProto) -> None:
+    """Say, in place, what Upsample and the first Resize did without saying; onnx leaves the later default instead."""
+    for node in (n for g in subgraph_protos(proto.graph) for n in g.node if n.op_type == "Resize"):
+        stated = {a.name for a in node.attribute}
+        for name, value in (("coordinate_transformation_mode", "asymmetric"), ("nearest_mode", "floor")):
+            if name not in stated:
+                node.attribute.append(helper.make_attribute(name, value))
 
 
 def _same(before: np.ndarray, after: np.ndarray) -> bool:
@@ -164,6 +181,17 @@ def _with_plain_weights(model: Model, chosen: frozenset[str]) -> Model:
 def _evaluated(model: Model, names: Sequence[str]) -> Mapping[str, np.ndarray]:
     values = Executor(model.between({}, names)).run({})
     return {n: np.ascontiguousarray(to_numpy(values[n])) for n in names}
+
+
+def drop_unread(proto: onnx.ModelProto) -> None:
+    """Take out, in place, the initializers that nothing reads, and the inputs that stood for them."""
+    graphs = list(subgraph_protos(proto.graph))
+    read = {i for g in graphs for n in g.node for i in n.input} | {o.name for g in graphs for o in g.output}
+    unread = {t.name for t in proto.graph.initializer} - read
+    for listed in (proto.graph.initializer, proto.graph.input):
+        for index in reversed(range(len(listed))):
+            if listed[index].name in unread:
+                del listed[index]
 
 
 def with_least_ir(proto: onnx.ModelProto) -> None:

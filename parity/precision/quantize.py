@@ -8,32 +8,26 @@ The settings are those that TensorRT parses: signed, zero point 0, no quantised 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import ModelProto, helper, numpy_helper
 
 from parity.errors import BackendUnavailable, UsageError
 from parity.graph.flatten import inline_functions
-from parity.graph.graph import Node, subgraph_protos
-from parity.graph.model import Model, shallow_copy
+from parity.graph.graph import Node
+from parity.graph.model import Model
 from parity.precision.calibration import Calibration
+from parity.precision.graft import MARK, QDQ_OPS, graft
 from parity.precision.plan import PrecisionPlan
-from parity.precision.prepare import (
-    FUSED_CONV,
-    HALF_OPSET,
-    PER_CHANNEL_OPSET,
-    QDQ_OPSET,
-    prepare,
-    with_least_ir,
-)
-from parity.precision.ranges import RangeSettings, TensorRange, facts_of, observe
+from parity.precision.prepare import FUSED_CONV, HALF_OPSET, PER_CHANNEL_OPSET, QDQ_OPSET, prepare
+from parity.precision.ranges import RangeSettings, TensorFacts, TensorRange, first_run, observe
 
 # The operators with weights: what INT8 hardware speeds up. Their third input, a bias, stays as it is.
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+_WITH_WEIGHTS = (*WEIGHTED, FUSED_CONV)
 _QUANTIZABLE = (np.dtype(np.float32), np.dtype(np.float16))
-_INT8_OPS = ("QuantizeLinear", "DequantizeLinear")
 
 
 @dataclass(frozen=True)
@@ -45,12 +39,15 @@ class QuantizeSettings:
         per_channel: one scale for each output channel of a weight (needs opset 13).
         outputs: quantise what the nodes make, too, for every reader (graph outputs excepted).
         ops: operator types whose nodes are quantised.
+        reduce_range: weights in 7 bits. ONNX Runtime's INT8 kernels add pairs of products in 16 bits on x86 CPUs
+            without VNNI, where full weights saturate.
     """
 
     ranges: RangeSettings = field(default_factory=RangeSettings)
     per_channel: bool = True
     outputs: bool = False
     ops: tuple[str, ...] = WEIGHTED
+    reduce_range: bool = False
 
 
 @dataclass(frozen=True)
@@ -86,41 +83,82 @@ def quantize(model: Model, plan: PrecisionPlan, calibration: Calibration,
         BackendFailed: ONNX Runtime cannot run the model.
         ModelError: the model does not run on the first sample.
     """
-    model = inline_functions(model)
+    ready = _ready(inline_functions(model), plan, calibration, settings)
+    ranges = observe(ready.model, calibration, ready.observed, settings.ranges)
+    nodes = [n for n in ready.nodes if _finite(ready.model, n, ranges)]
+    left = [f"{n.label} stays as it is: its inputs or weights reach Inf or NaN." for n in ready.nodes if n not in nodes]
+    if not nodes:
+        raise UsageError(f"nothing in {model.name} can be quantised: its tensors reach Inf or NaN",
+                         "See where with `parity compare`, and check the calibration data.")
+    per_channel = settings.per_channel and ready.model.opsets[""] >= PER_CHANNEL_OPSET
+    quantized = _run_quantizer(ready, nodes, ranges, settings, per_channel=per_channel)
+    proto = graft(ready.model, nodes, quantized, outputs=settings.outputs)
+    return Quantized(Model.from_proto(proto, model.folder), tuple(n.outputs[0] for n in nodes), (*ready.notes, *left))
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """A model that the quantiser can take, the nodes that it is to quantise, and what they read and make."""
+
+    model: Model
+    nodes: Sequence[Node]
+    facts: Mapping[str, TensorFacts]
+    notes: tuple[str, ...]
+
+    @property
+    def observed(self) -> dict[str, TensorFacts]:
+        """The tensors that need a range."""
+        return {n: f for n, f in self.facts.items() if f.dtype in _QUANTIZABLE and f.nbytes}
+
+
+def _ready(model: Model, plan: PrecisionPlan, calibration: Calibration, settings: QuantizeSettings) -> _Ready:
     chosen = _chosen(model, plan, settings)
     feed = next(iter(calibration))
     seen = {n for node in chosen for n in (*_operands(node), *(node.outputs if settings.outputs else ()))}
-    facts = facts_of(model, feed, seen - model.graph.initializers.keys())
-    notes: list[str] = []
-    nodes = [n for n in chosen if all(facts[i].dtype in _QUANTIZABLE and facts[i].nbytes
-                                      for i in _operands(n) if i in facts)]
-    half = any(facts[i].dtype == np.float16 for n in nodes for i in _operands(n) if i in facts)
+    run = first_run(model, feed, seen - model.graph.initializers.keys())
+    facts = run.facts
+    fit = [n for n in chosen if _fits(n, facts)]
+    if not fit:
+        raise UsageError(f"nothing in {model.name} can be quantised: its tensors are empty, or not FP32 or FP16",
+                         "Check the calibration data.")
+    half = any(facts[i].dtype == np.float16 for n in fit for i in _operands(n) if i in facts)
     wanted = HALF_OPSET if half else PER_CHANNEL_OPSET if settings.per_channel else QDQ_OPSET
-    prepared = prepare(model, [n.outputs[0] for n in nodes], wanted, feed)
-    opset = prepared.model.opsets.get("", 1)
-    _refuse_old(model, opset, HALF_OPSET if half else QDQ_OPSET, prepared.notes)
+    prepared = prepare(model, [n.outputs[0] for n in fit], wanted, feed, run.outputs)
+    opset, notes = prepared.model.opsets.get("", 1), list(prepared.notes)
+    if opset < (HALF_OPSET if half else QDQ_OPSET):
+        why = " ".join(notes).rstrip(".")
+        raise UsageError(f"{model.name} cannot be quantised, which needs opset ≥ {HALF_OPSET if half else QDQ_OPSET}. "
+                         f"{why}", "Export it again at a later opset.")
     if settings.per_channel and opset < PER_CHANNEL_OPSET:
         notes.append(f"Weights have one scale each, since per-channel needs opset ≥ {PER_CHANNEL_OPSET}.")
-    shown = prepared.model.graph
-    nodes = [n for n in shown.nodes if n.outputs and n.outputs[0] in prepared.nodes]
-    needed = {n for node in nodes for n in (*_operands(node), *(node.outputs if settings.outputs else ()))}
-    ranges = observe(prepared.model, calibration, {n: facts[n] for n in sorted(needed & facts.keys())
-                                                   if n not in shown.initializers}, settings.ranges)
-    finite = [n for n in nodes if _finite(prepared.model, n, ranges)]
-    notes.extend(f"{n.label} stays as it is: its inputs or weights reach Inf or NaN." for n in nodes if n not in finite)
-    if not finite:
-        raise UsageError(f"nothing in {model.name} can be quantised: its tensors are not finite FP32 or FP16",
-                         "Check the calibration data; see where it becomes NaN with `parity compare`.")
-    per_channel = settings.per_channel and opset >= PER_CHANNEL_OPSET
-    additions = _run_quantizer(prepared.model, finite, ranges, settings, per_channel=per_channel)
-    proto = _graft(prepared.model, finite, additions, outputs=settings.outputs)
-    return Quantized(Model.from_proto(proto, model.folder), tuple(n.outputs[0] for n in finite),
-                     (*prepared.notes, *notes))
+    graph = prepared.model.graph
+    nodes = [n for n in graph.nodes if n.outputs and n.outputs[0] in prepared.nodes]
+    needed = {n for node in nodes for n in (*_operands(node), *node.outputs)} - graph.initializers.keys()
+    notes.extend(_vanishing(prepared.model, nodes) if half else ())
+    return _Ready(prepared.model, nodes, {n: facts[n] for n in sorted(needed & facts.keys())}, tuple(notes))
+
+
+def _fits(node: Node, facts: Mapping[str, TensorFacts]) -> bool:
+    """Whether its activations can be quantised: both of an operator with weights, any of another."""
+    fit = [facts[i].dtype in _QUANTIZABLE and facts[i].nbytes > 0 for i in _operands(node) if i in facts]
+    return all(fit) if node.op in _WITH_WEIGHTS else any(fit)
+
+
+def _vanishing(model: Model, nodes: Iterable[Node]) -> Iterator[str]:
+    """Notes on FP16 weights whose scale, greatest magnitude / 127, FP16 does not hold: the quantiser makes them 0."""
+    least = 127 * float(np.finfo(np.float16).tiny)
+    for name, axis in _axes(model, nodes).items():
+        weight = model.weight(name)
+        others = None if axis is None else tuple(i for i in range(weight.ndim) if i != axis)
+        largest = np.max(np.abs(weight), axis=others, initial=0)
+        lost = int(np.sum((largest > 0) & (largest < least)))
+        if weight.dtype == np.float16 and lost:
+            yield f"Weight {name} becomes 0 in {lost} of {largest.size} channels, too small for an FP16 scale."
 
 
 def _operands(node: Node) -> tuple[str, ...]:
     """The inputs that are quantised: not the bias of an operator with weights."""
-    inputs = node.inputs[:2] if node.op in (*WEIGHTED, FUSED_CONV) else node.inputs
+    inputs = node.inputs[:2] if node.op in _WITH_WEIGHTS else node.inputs
     return tuple(n for n in inputs if n)
 
 
@@ -131,7 +169,7 @@ def _chosen(model: Model, plan: PrecisionPlan, settings: QuantizeSettings) -> li
         UsageError: there are none, or some are quantised already.
     """
     nodes = model.graph.nodes
-    if any(n.op in _INT8_OPS or n.op.startswith("QLinear") for n in nodes):
+    if any(n.op in QDQ_OPS or n.op.startswith("QLinear") for n in nodes):
         raise UsageError(f"{model.name} is quantised already", "Give it as it is, as a candidate file.")
     ops = {*settings.ops, *((FUSED_CONV,) if "Conv" in settings.ops else ())}
     known = [n for n in nodes if n.op in ops and not model.constants.issuperset(n.outputs)]
@@ -147,21 +185,14 @@ def _chosen(model: Model, plan: PrecisionPlan, settings: QuantizeSettings) -> li
     return chosen
 
 
-def _refuse_old(model: Model, opset: int, needed: int, notes: Iterable[str]) -> None:
-    if opset < needed:
-        why = " ".join(notes).rstrip(".")
-        raise UsageError(f"{model.name} cannot be quantised, which needs opset ≥ {needed}. {why}",
-                         "Export it again at a later opset.")
-
-
 def _finite(model: Model, node: Node, ranges: Mapping[str, TensorRange]) -> bool:
     weights = [n for n in _operands(node) if n in model.graph.initializers]
     return all(ranges[n].usable for n in _operands(node) if n in ranges) and all(
         bool(np.isfinite(model.weight(n).astype(np.float32)).all()) for n in weights)
 
 
-def _run_quantizer(model: Model, nodes: Sequence[Node], ranges: Mapping[str, TensorRange], settings: QuantizeSettings,
-                   *, per_channel: bool) -> ModelProto:
+def _run_quantizer(ready: _Ready, nodes: Sequence[Node], ranges: Mapping[str, TensorRange],
+                   settings: QuantizeSettings, *, per_channel: bool) -> ModelProto:
     """What ONNX Runtime's quantiser makes of a model of these nodes alone."""
     try:
         # It is the library that quantises here; the backend of the same name runs models.
@@ -172,16 +203,17 @@ def _run_quantizer(model: Model, nodes: Sequence[Node], ranges: Mapping[str, Ten
         raise BackendUnavailable(f"INT8 needs ONNX Runtime's quantiser, which cannot be imported ({error})",
                                  "pip install 'parity[cpu]'") from error
     observed = TensorsData(CalibrationMethod.MinMax, {
-        n: TensorData(lowest=r.dtype.type(r.lowest), highest=r.dtype.type(r.highest)) for n, r in ranges.items()})
+        n + MARK: TensorData(lowest=r.dtype.type(r.lowest), highest=r.dtype.type(r.highest))
+        for n, r in ranges.items()})
     options = {
         "ActivationSymmetric": True, "WeightSymmetric": True,
         "QuantizeBias": False, "QDQDisableWeightAdjustForInt32Bias": True,
         "OpTypesToExcludeOutputQuantization": [] if settings.outputs else list(settings.ops),
-        "TensorQuantOverrides": {n: [{"axis": axis} if axis is not None else {"symmetric": True}]
-                                 for n, axis in _axes(model, nodes).items()} if per_channel else {},
+        "TensorQuantOverrides": {n + MARK: [{"axis": axis} if axis is not None else {"symmetric": True}]
+                                 for n, axis in _axes(ready.model, nodes).items()} if per_channel else {},
     }
-    quantizer = QDQQuantizer(_alone(model, nodes, ranges), per_channel, False, QuantType.QInt8, QuantType.QInt8,
-                             observed, [], [], list(settings.ops), options)
+    quantizer = QDQQuantizer(_alone(ready, nodes), per_channel, settings.reduce_range, QuantType.QInt8,
+                             QuantType.QInt8, observed, [], [], list(settings.ops), options)
     quantized: ModelProto = quantizer.quantize_model()
     return quantized
 
@@ -206,17 +238,20 @@ def _axis(node: Node, position: int, rank: int) -> int | None:
     return {"Conv": 0, "ConvTranspose": 1, "MatMul": rank - 1}.get(node.op)
 
 
-def _alone(model: Model, nodes: Sequence[Node], ranges: Mapping[str, TensorRange]) -> ModelProto:
-    """A model of these nodes, without biases, in which each is named by its first output."""
-    graph = model.graph
-    kept = [helper.make_node(n.proto.op_type, n.inputs[:2] if n.op in WEIGHTED else n.inputs, n.proto.output,
-                             n.outputs[0]) for n in nodes]
-    for proto, node in zip(kept, nodes, strict=True):
+def _alone(ready: _Ready, nodes: Sequence[Node]) -> ModelProto:
+    """A model of these nodes, without biases, in the names that `graft` takes."""
+    model = ready.model
+    kept = []
+    for node in nodes:
+        inputs = node.inputs[:2] if node.op in WEIGHTED else node.inputs
+        proto = helper.make_node(node.proto.op_type, _marked(inputs), _marked(node.proto.output), node.outputs[0])
         proto.attribute.extend(node.proto.attribute)
-    values = [helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(r.dtype), None)
-              for n, r in ranges.items()]
-    weights = [numpy_helper.from_array(np.ascontiguousarray(model.weight(n)), n)
-               for n in dict.fromkeys(i for node in nodes for i in _operands(node)) if n in graph.initializers]
+        kept.append(proto)
+    values = [helper.make_tensor_value_info(n + MARK, helper.np_dtype_to_tensor_dtype(f.dtype), None)
+              for n, f in ready.facts.items()]
+    operands = dict.fromkeys(i for node in nodes for i in _operands(node))
+    weights = [numpy_helper.from_array(np.ascontiguousarray(model.weight(n)), n + MARK)
+               for n in operands if n in model.graph.initializers]
     skeleton = helper.make_model(
         helper.make_graph(kept, "quantised", values, [], weights),
         opset_imports=[helper.make_opsetid("", model.opsets[""])], ir_version=model.proto.ir_version)
@@ -225,82 +260,5 @@ def _alone(model: Model, nodes: Sequence[Node], ranges: Mapping[str, TensorRange
     return skeleton
 
 
-def _graft(model: Model, nodes: Sequence[Node], quantized: ModelProto, *, outputs: bool) -> ModelProto:
-    """The model with the Q/DQ nodes of a quantised part of it.
-
-    Args:
-        model: the whole model.
-        nodes: the nodes that the part consists of.
-        quantized: the part after the quantiser.
-        outputs: whether every reader of what the nodes make takes the dequantised tensor.
-    """
-    renamed = _free_names(model, quantized)
-    added = {renamed(n.output[0]): n for n in quantized.graph.node if n.op_type in _INT8_OPS}
-    rewired = {n.name: [renamed(i) for i in n.input] for n in quantized.graph.node if n.op_type not in _INT8_OPS}
-    dequantized = {q.input[0]: output for output, q in _pairs(added).items()} if outputs else {}
-    made = {o for n in nodes for o in n.outputs}
-    proto = shallow_copy(model.proto)
-    del proto.graph.node[:]
-    placed: set[str] = set()
-    for node in model.graph.nodes:
-        copy = NodeProto()
-        copy.CopyFrom(node.proto)
-        inputs = rewired.get(node.outputs[0], []) if node.outputs else []
-        rest = [dequantized.get(n, n) if n in made else n for n in node.inputs[len(inputs):]]
-        copy.input[:] = [*inputs, *rest]
-        proto.graph.node.extend([*_needed(copy.input, added, placed, renamed), copy])
-    scales = {renamed(t.name): t for t in quantized.graph.initializer if t.name not in model.graph.initializers}
-    _replace_initializers(proto, scales)
-    with_least_ir(proto)
-    return proto
-
-
-def _pairs(added: Mapping[str, NodeProto]) -> dict[str, NodeProto]:
-    """For each dequantised activation, the QuantizeLinear before it."""
-    by_output = {n.output[0]: n for n in added.values()}
-    return {output: by_output[n.input[0]] for output, n in added.items()
-            if n.op_type == "DequantizeLinear" and n.input[0] in by_output}
-
-
-def _free_names(model: Model, quantized: ModelProto) -> Callable[[str], str]:
-    """How to call what the quantiser has added, where the model has a tensor of that name already."""
-    ours = {o for g in subgraph_protos(model.proto.graph) for n in g.node for o in n.output}
-    ours |= {t.name for t in model.weights()} | {i.name for i in model.proto.graph.input}
-    news = {n.output[0] for n in quantized.graph.node if n.op_type in _INT8_OPS}
-    news |= {t.name for t in quantized.graph.initializer if t.name not in model.graph.initializers}
-    taken = {n: f"{n}/int8" for n in news & ours}
-    return lambda name: taken.get(name, name)
-
-
-def _needed(names: Iterable[str], added: Mapping[str, NodeProto], placed: set[str],
-            renamed: Callable[[str], str]) -> list[NodeProto]:
-    """The Q/DQ nodes that make these tensors and are not in the graph yet, in order."""
-    found: list[NodeProto] = []
-    for name in names:
-        if name not in added or name in placed:
-            continue
-        placed.add(name)
-        copy = NodeProto()
-        copy.CopyFrom(added[name])
-        copy.input[:] = [renamed(i) for i in copy.input]
-        copy.output[:] = [name]
-        found.extend([*_needed(copy.input, added, placed, renamed), copy])
-    return found
-
-
-def _replace_initializers(proto: ModelProto, news: Mapping[str, TensorProto]) -> None:
-    """Add what is new, and drop what nothing reads any more (a dropped one must not become an input)."""
-    read = {i for g in subgraph_protos(proto.graph) for n in g.node for i in n.input}
-    read |= {o.name for g in subgraph_protos(proto.graph) for o in g.output}
-    dropped = {t.name for t in proto.graph.initializer} - read
-    kept = [t for t in proto.graph.initializer if t.name in read]
-    inputs = [i for i in proto.graph.input if i.name not in dropped]
-    del proto.graph.initializer[:], proto.graph.input[:]
-    proto.graph.initializer.extend(kept)
-    proto.graph.input.extend(inputs)
-    for name, tensor in news.items():
-        if name in read:
-            proto.graph.initializer.add().CopyFrom(tensor)
-            proto.graph.initializer[-1].name = name
-
-
+def _marked(names: Iterable[str]) -> list[str]:
+    return [n and n + MARK for n in names]

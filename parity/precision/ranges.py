@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import io
 import math
+import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,21 +78,33 @@ class TensorFacts:
     nbytes: int
 
 
-def facts_of(model: Model, feed: Feed, names: Collection[str]) -> dict[str, TensorFacts]:
-    """Type and size of some tensors of the main graph, from one run on the executor.
+@dataclass(frozen=True)
+class FirstRun:
+    """What a run on the first sample shows.
+
+    Attributes:
+        facts: of the tensors that were asked for.
+        outputs: the graph outputs that are tensors.
+    """
+
+    facts: Mapping[str, TensorFacts]
+    outputs: Mapping[str, np.ndarray]
+
+
+def first_run(model: Model, feed: Feed, names: Collection[str]) -> FirstRun:
+    """Run a model once on the executor, looking at some tensors of the main graph.
 
     Raises:
         ModelError: the model does not run on this feed.
     """
-    found = {n: feed[n] for n in names if n in feed}
-    facts = {n: TensorFacts(v.dtype, v.nbytes) for n, v in found.items()}
+    results = {o.name for o in model.graph.outputs}
+    facts = {n: TensorFacts(v.dtype, v.nbytes) for n, v in feed.items() if n in names}
+    outputs: dict[str, np.ndarray] = {}
     for step in Executor(model).steps(feed):
-        for name in step.values.keys() & set(names):
-            value = step.values[name]
-            if is_tensor(value):
-                array = to_numpy(value)
-                facts[name] = TensorFacts(array.dtype, array.nbytes)
-    return facts
+        arrays = {n: to_numpy(v) for n, v in step.values.items() if is_tensor(v)}
+        facts.update((n, TensorFacts(v.dtype, v.nbytes)) for n, v in arrays.items() if n in names)
+        outputs.update((n, v) for n, v in arrays.items() if n in results)
+    return FirstRun(facts, outputs)
 
 
 def observe(model: Model, calibration: Calibration, facts: Mapping[str, TensorFacts],
@@ -142,7 +155,8 @@ def _declared(model: Model, facts: Mapping[str, TensorFacts]) -> Model:
 def _reported() -> Iterator[None]:
     """Keep the calibrators from printing, and say in parity's words what goes wrong in them."""
     try:
-        with contextlib.redirect_stdout(io.StringIO()):
+        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # of NaN, which the caller reports by name
             yield
     except ImportError as error:
         raise BackendUnavailable(f"INT8 needs ONNX Runtime's quantiser, which cannot be imported ({error})",
@@ -214,8 +228,18 @@ def _prepared(calibrator: Any, names: Collection[str]) -> Any:
     calibrator.select_tensors_to_calibrate = lambda model: (sorted(names), declared)
     calibrator.use_external_data_format = True  # the weights are in a file already, and may be large
     calibrator.augment_graph()
-    calibrator.create_inference_session()
+    calibrator.infer_session = _session(calibrator.augmented_model_path)
     return calibrator
+
+
+def _session(path: str) -> Any:
+    """What the calibrators make themselves, but silent: what matters arrives as an exception."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
 def _augmented(path: Path) -> str:

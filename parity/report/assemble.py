@@ -25,13 +25,12 @@ def layer_of(found: Divergence, limit: float) -> Layer:
     origin: str | None = None
     if found.to_blame:
         origin = "nonfinite" if judgement is not None and judgement.nonfinite else "implementation"
-    elif accumulated is None or not accumulated.rel_l2 <= limit:
+    elif accumulated is not None and not accumulated.rel_l2 <= limit:
         origin = "inherited"
     return Layer(
-        found.tensor, found.node.proto.name, found.node.op, found.node.index, source_of(found.node),
-        found.dtype, found.shape, accumulated,
-        None if judgement is None else judgement.local, None if judgement is None else judgement.floor,
-        None if judgement is None else judgement.precision, None if judgement is None else judgement.implementation,
+        found.tensor, found.node.proto.name, found.node.op, found.index, source_of(found.node),
+        found.dtype, found.shape, accumulated, found.local, None if judgement is None else judgement.floor,
+        found.precision, None if judgement is None else judgement.implementation,
         passed=not found.to_blame, origin=origin, level=found.level)
 
 
@@ -58,9 +57,9 @@ def accuracies(reference: Mapping[str, np.ndarray], candidate: Mapping[str, np.n
 
 def first_bad_of(found: Divergence, kind: Kind) -> FirstBad:
     """The tensor to name."""
-    local = None if found.judgement is None else found.judgement.local
     node = found.node
-    return FirstBad(found.tensor, node.proto.name, node.op, node.index, kind, found.accumulated, local, source_of(node))
+    return FirstBad(found.tensor, node.proto.name, node.op, found.index, kind, found.accumulated, found.local,
+                    source_of(node))
 
 
 def source_of(node: Node) -> str | None:

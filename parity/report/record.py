@@ -16,6 +16,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 from parity.analysis.localize import Kind as Kind  # noqa: PLC0414 - renderers take it from here
 from parity.analysis.measure import Comparison
+from parity.backends.latency import Latency
 from parity.errors import UsageError
 
 SCHEMA_VERSION = 1
@@ -145,6 +146,7 @@ class Candidate:
         version: of the runtime.
         device: that it ran on.
         seconds: wall time of one plain run.
+        latency: of plain runs after a warm-up; None for what is emulated or was taken elsewhere.
         notes: plain sentences that a reader should know.
         accuracy: where labels were given.
     """
@@ -164,6 +166,7 @@ class Candidate:
     version: str = ""
     device: str = ""
     seconds: float | None = None
+    latency: Latency | None = None
     notes: tuple[str, ...] = ()
     accuracy: tuple[TaskAccuracy, ...] = ()
     model: ModelFacts | None = None

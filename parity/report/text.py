@@ -140,8 +140,10 @@ def _surroundings(candidate: Candidate, width: int) -> Iterable[RenderableType]:
 
 def _layers(layers: Sequence[Layer], candidate: Candidate, width: int) -> RenderableType:
     with_op = width >= 72
-    table = _table("", "tensor", *(["op"] if with_op else []), numbers=("local", "floor", "accumulated"))
-    room = max(14, width - (54 if with_op else 38))
+    formats = any(layer.precision is not None for layer in candidate.tensors)
+    numbers = ("format", "rest", "floor", "accumulated") if formats else ("local", "floor", "accumulated")
+    table = _table("", "tensor", *(["op"] if with_op else []), numbers=numbers)
+    room = max(14, width - (54 if with_op else 38) - (9 if formats else 0))
     first = candidate.first_bad.tensor if candidate.first_bad else None
     for layer in layers:
         mark: words.Mark = "warn" if layer.origin == "inherited" else "good" if layer.passed else "bad"
@@ -149,7 +151,8 @@ def _layers(layers: Sequence[Layer], candidate: Candidate, width: int) -> Render
         op = [Text(_elided(words.visible(layer.op), 14), style)] if with_op else []
         name = Text(_elided(words.visible(layer.tensor), room), style)
         table.add_row(Text(words.SIGNS[mark], _STYLES[mark]), name, *op,
-                      Text(words.number(layer.local.rel_l2 if layer.local else None), style), words.number(layer.floor),
+                      *([words.number(layer.precision)] if formats else []),
+                      Text(words.number(words.own_error(layer)), style), words.number(layer.floor),
                       words.number(layer.accumulated.rel_l2 if layer.accumulated else None))
     return table
 

@@ -106,10 +106,16 @@ def figures(found: FirstBad, layer: Layer | None) -> list[tuple[str, str]]:
     rows = [("kind", KINDS[found.kind])]
     floor = layer.floor if layer else None
     if found.local is not None:
+        own = own_error(layer) if layer else found.local.rel_l2
         beside = "" if floor is None else f", accepted up to {number(floor)}"
-        times = ratio(found.local.rel_l2, floor)
-        rows.append(("local error", number(found.local.rel_l2) + beside
-                     + (f" ({number(times)} times over)" if times is not None and 1 < times < math.inf else "")))
+        times = ratio(own, floor)
+        beside += f" ({number(times)} times over)" if times is not None and 1 < times < math.inf else ""
+        if layer is not None and layer.precision is not None:
+            rows.append(("local error", (f"{number(found.local.rel_l2)}, of which the number format explains "
+                                        f"{number(layer.precision)}")))
+            rows.append(("the rest", number(own) + beside))
+        else:
+            rows.append(("local error", number(own) + beside))
     if found.accumulated is not None:
         at = ", ".join(map(str, found.accumulated.worst))
         rows.append(("accumulated error", number(found.accumulated.rel_l2)))
@@ -131,8 +137,15 @@ def ratio(local: float | None, floor: float | None) -> float | None:
 
 
 def layer_ratio(layer: Layer) -> float | None:
-    """A layer's local error over its floor."""
-    return ratio(layer.local.rel_l2 if layer.local else None, layer.floor)
+    """What a layer adds by itself, its number format aside, over its floor."""
+    return ratio(own_error(layer), layer.floor)
+
+
+def own_error(layer: Layer) -> float | None:
+    """What a layer adds by itself, its number format aside: the part of the local error that is judged."""
+    if layer.implementation is not None:
+        return layer.implementation
+    return layer.local.rel_l2 if layer.local else None
 
 
 def blamed_layer(candidate: Candidate) -> Layer | None:

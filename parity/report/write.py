@@ -41,10 +41,11 @@ def write_whole(path: Path, text: str) -> None:
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
     except OSError as error:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
         raise OutputError(f"cannot write {path} ({error.strerror or error})",
                           "Choose another folder with -o DIR.") from error
+    finally:  # whatever broke it off, an interrupt too
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
 
 
 def write_report(report: Report, folder: Path, *, json: Path | None = None, html: bool = True) -> dict[str, Path]:

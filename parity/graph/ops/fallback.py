@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -36,15 +36,33 @@ def function_body(node: Node, inputs: Sequence[Value]) -> Graph | None:
     if schema.has_context_dependent_function:
         types = [_type_of(v).SerializeToString() for v in inputs]
         version = _highest(schema.context_dependent_function_opset_versions, node.opset)
-        body = schema.get_context_dependent_function_with_opset_version(version, node.proto.SerializeToString(), types)
-        function = onnx.FunctionProto.FromString(body) if body else None
-    elif schema.has_function:
+        return _cached(node, tuple(types), lambda: schema.get_context_dependent_function_with_opset_version(
+            version, node.proto.SerializeToString(), types))
+    if schema.has_function:
         version = _highest(schema.function_opset_versions, node.opset)
-        body = schema.get_function_with_opset_version(version)
-        function = onnx.FunctionProto.FromString(body) if body else None
-    else:
-        return None
-    return None if function is None else graph_of_function(function, node.proto)
+        return _cached(node, (), lambda: schema.get_function_with_opset_version(version))
+    return None
+
+
+def local_function_body(node: Node, function: onnx.FunctionProto) -> Graph:
+    """The graph that a call of one of the model's own functions stands for.
+
+    Args:
+        node: the call.
+        function: its definition.
+    """
+    body = _cached(node, (), function.SerializeToString)
+    assert body is not None  # noqa: S101 - the definition is there
+    return body
+
+
+def _cached(node: Node, types: tuple[bytes, ...], definition: Callable[[], bytes]) -> Graph | None:
+    """The body of one call, made once for each combination of input types."""
+    bodies: dict[tuple[bytes, ...], Graph | None] = node.__dict__.setdefault("bodies", {})
+    if types not in bodies:
+        serialized = definition()
+        bodies[types] = graph_of_function(onnx.FunctionProto.FromString(serialized), node.proto) if serialized else None
+    return bodies[types]
 
 
 def _highest(versions: Sequence[int], limit: int) -> int:

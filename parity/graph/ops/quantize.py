@@ -104,7 +104,7 @@ def _quantized_dtype(call: Call, zero_point: Tensor | np.ndarray | None) -> np.d
 @kernel("DequantizeLinear", domain="com.microsoft", halves=True)
 def dequantize_linear(call: Call, x: Tensor | np.ndarray, scale: Tensor,
                       zero_point: Tensor | np.ndarray | None = None) -> Tensor:
-    """DequantizeLinear per tensor, per axis or in blocks, from integers and from FP8; to the scale's type by default."""
+    """DequantizeLinear per tensor, per axis or in blocks, from integers and FP8; by default to the scale's type."""
     axis, block = call.integer("axis", 1), call.integer("block_size")
     wide = scale.float() if scale.dtype in HALVES else scale
     zero = None if zero_point is None else along(as_real(zero_point, wide.dtype), x.shape, axis, block)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from parity.graph.ops.call import Arithmetic
-from tests.graph.ops.against_ort import check, gradcheck, normal, on_torch
+from tests.graph.ops.one_node import check, gradcheck, normal, on_torch
 
 PLAIN = [
     ("Celu", 12, {}), ("Celu", 12, {"alpha": 2.5}), ("Elu", 7, {}), ("Elu", 7, {"alpha": 0.7}),

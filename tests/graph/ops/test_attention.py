@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.graph.ops.against_ort import check, gradcheck, normal, on_torch
+from tests.graph.ops.one_node import check, gradcheck, normal, on_torch
 
 MASK = np.random.default_rng(0).random((5, 7)) < 0.7
 MASK[:, 0] = True

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 from onnx import TensorProto, helper
 
 from parity.errors import ModelError
 from parity.graph.executor import Executor
 from parity.graph.model import Model
-from parity.graph.ops.call import Arithmetic
-from tests.graph.ops.against_ort import check, gradcheck, normal, on_ort, on_torch, one_node
+from parity.graph.ops.call import Arithmetic, to_numpy
+from tests.graph.ops.one_node import check, gradcheck, normal, on_torch, onnx_case, run_ort
 
 T = TensorProto
 TYPES = [T.FLOAT, T.DOUBLE, T.INT8, T.INT16, T.INT32, T.INT64, T.UINT8, T.UINT16, T.UINT32, T.UINT64, T.BOOL]
@@ -75,21 +74,17 @@ def test_bit_cast(source: type[np.generic], target: int) -> None:
 
 def test_types_that_torch_lacks_go_to_the_reference() -> None:
     """Casts to and from strings and FP8 still give what ONNX Runtime gives."""
-    model = Model.from_proto(one_node("Cast", [np.array([1.5, -2.0], np.float32)], 19, {"to": T.STRING}))
+    model = Model.from_proto(onnx_case("Cast", [np.array([1.5, -2.0], np.float32)], 19, {"to": T.STRING}).model)
     found = Executor(model).run({"x0": np.array([1.5, -2.0], np.float32)})["y0"]
     assert [float(str(v)) for v in np.asarray(found)] == [1.5, -2.0]
-    text = [np.array(["3.25", "-1e3"], dtype=object)]
-    proto = one_node("Cast", [None], 19, {"to": T.FLOAT})
-    proto.graph.node[0].input[:] = ["x0"]
-    proto.graph.input.append(helper.make_tensor_value_info("x0", T.STRING, [2]))
-    numbers = Executor(Model.from_proto(proto)).run({"x0": text[0].astype(str)})["y0"]
-    assert isinstance(numbers, torch.Tensor)
-    np.testing.assert_array_equal(numbers.numpy(), on_ort(proto, text)[0])
+    case = onnx_case("Cast", [np.array(["3.25", "-1e3"], dtype=object)], 19, {"to": T.FLOAT})
+    numbers = Executor(Model.from_proto(case.model)).run(case.feed)["y0"]
+    np.testing.assert_array_equal(to_numpy(numbers), run_ort(case)[0])
 
 
 def test_unknown_type_is_an_error() -> None:
     """A number that names no ONNX type is refused."""
-    model = Model.from_proto(one_node("Cast", [normal(2)], 19, {"to": 99}))
+    model = Model.from_proto(onnx_case("Cast", [normal(2)], 19, {"to": 99}).model)
     with pytest.raises(ModelError):
         Executor(model).run({"x0": normal(2)})
 

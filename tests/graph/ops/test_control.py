@@ -13,7 +13,7 @@ from onnx import parser
 from parity.graph.executor import Executor, Level
 from parity.graph.model import Model
 from parity.graph.ops.call import Arithmetic, Value, to_numpy
-from tests.graph.ops.against_ort import normal
+from tests.graph.ops.one_node import normal
 
 HEADER = '<ir_version: 8, opset_import: ["": {opset}]>'
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.graph.ops.against_ort import check, gradcheck, normal
+from tests.graph.ops.one_node import check, gradcheck, normal
 
 
 @pytest.mark.parametrize(("opset", "mode"), [

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.graph.ops.against_ort import check, gradcheck, normal, on_torch
+from tests.graph.ops.one_node import check, gradcheck, normal, on_torch
 
 SPECIAL = np.array([0.0, np.nan, np.inf, -np.inf, -1.0], np.float32)
 INTEGER_TYPES = [np.int8, np.uint8, np.int16, np.uint16, np.int32, np.uint32, np.int64, np.uint64]

@@ -10,7 +10,7 @@ import pytest
 from parity.graph.executor import Executor, Level
 from parity.graph.model import Model
 from parity.graph.ops.call import to_numpy
-from tests.graph.ops.against_ort import check, gradcheck, normal, on_torch, one_node
+from tests.graph.ops.one_node import check, gradcheck, normal, on_torch, onnx_case
 
 INTEGERS = np.array([[7, -7, 3, 0], [1, -128, 127, 5]])
 DIVISORS = np.array([[2, 2, -2, 5], [-1, 3, -3, 1]])
@@ -65,7 +65,7 @@ def test_binary_of_integers(op: str, dtype: type[np.integer]) -> None:
 def test_large_unsigned_numbers() -> None:
     """UINT64 numbers that INT64 cannot hold are left to the reference."""
     x, y = np.array([2**64 - 1], np.uint64), np.array([2], np.uint64)
-    executor = Executor(Model.from_proto(one_node("Div", [x, y], 14, {})))
+    executor = Executor(Model.from_proto(onnx_case("Div", [x, y], 14, {}).model))
     np.testing.assert_array_equal(to_numpy(executor.run({"x0": x, "x1": y})["y0"]), [2**63 - 1])
     assert executor.levels["y0"] is Level.REFERENCE
 

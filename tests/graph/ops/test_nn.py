@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.graph.ops.against_ort import check, gradcheck, normal
+from tests.graph.ops.one_node import check, gradcheck, normal
 
 CONV = [
     ((2, 3, 9), (4, 3, 3), {"strides": [2], "pads": [1, 0]}),

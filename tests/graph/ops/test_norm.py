@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from parity.graph.ops.call import Arithmetic
-from tests.graph.ops.against_ort import check, gradcheck, normal, on_torch
+from tests.graph.ops.one_node import check, gradcheck, normal, on_torch
 
 
 @pytest.mark.parametrize("shape", [(2, 3), (2, 3, 4), (2, 3, 4, 5), (2, 3, 2, 3, 2)])

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.graph.ops.against_ort import check, gradcheck, normal
+from tests.graph.ops.one_node import check, gradcheck, normal
 
 WINDOWS = [
     {"kernel_shape": [3, 2], "strides": [2, 2]},

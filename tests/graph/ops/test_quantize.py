@@ -119,4 +119,4 @@ def test_contrib(dtype: type[np.integer]) -> None:
 def test_dequantize_differentiable() -> None:
     """DequantizeLinear has a derivative by its scale."""
     quantized, zero_point = _DRAW.whole(np.int8, 3, 4), _DRAW.whole(np.int8, 4)
-    assert_differentiable(onnx("DequantizeLinear", 13, quantized, _DRAW.scale(4), zero_point, axis=1), index=1)
+    assert_differentiable(onnx("DequantizeLinear", 13, quantized, _DRAW.scale(4), zero_point, axis=1), 1)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.graph.ops.against_ort import check, gradcheck, normal
+from tests.graph.ops.one_node import check, gradcheck, normal
 
 TIME, BATCH, INPUT, HIDDEN = 5, 3, 4, 6
 GATES = {"RNN": 1, "GRU": 3, "LSTM": 4}

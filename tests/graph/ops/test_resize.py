@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.graph.ops.against_ort import check, gradcheck, normal
+from tests.graph.ops.one_node import check, gradcheck, normal
 
 SCALES = [(2.0, 2.0), (0.6, 0.6), (1.7, 0.35), (3.0, 1.0), (0.7, 2.5)]
 TRANSFORMATIONS = ["half_pixel", "pytorch_half_pixel", "asymmetric"]

@@ -12,7 +12,7 @@ from parity.errors import ModelError
 from parity.graph.executor import Executor
 from parity.graph.model import Model
 from parity.graph.ops.call import Arithmetic, Value, to_numpy
-from tests.graph.ops.against_ort import check, gradcheck, normal, on_torch, one_node
+from tests.graph.ops.one_node import check, gradcheck, normal, on_torch, onnx_case
 
 X = normal(2, 3, 4)
 MOVED = [np.float32, np.int64, np.bool_, np.uint8, np.uint16, np.uint32, np.uint64]
@@ -25,7 +25,7 @@ def ints(*values: int) -> np.ndarray:
 
 def constant(arithmetic: Arithmetic = Arithmetic.DECLARED, **attributes: Any) -> Value:
     """The value of a Constant node."""
-    model = Model.from_proto(one_node("Constant", [], 13, attributes))
+    model = Model.from_proto(onnx_case("Constant", [], 13, attributes).model)
     return Executor(model, arithmetic).run({})["y0"]
 
 

@@ -1,0 +1,562 @@
+"""The pipeline on models of every make: no alarm where the runtimes agree, the right tensor where they do not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+from onnx import ModelProto, TensorProto, helper
+from onnx import numpy_helper as to_onnx
+
+from parity.backends.base import RunOptions
+from parity.backends.ort import OrtSession
+from parity.compare import Options, compare, compare_files
+from parity.contenders import Contender, Request
+from parity.errors import FeedError, ModelError, ParityError
+from parity.graph.executor import Executor
+from parity.graph.feeds import load_feed, seeded_feed
+from parity.graph.model import Model
+from parity.graph.ops.call import to_numpy
+from parity.report.record import Candidate, Report
+from parity.targets import Target
+from tests.builders import CHAIN, X, Y, chain, declared, node, proto_of, saved
+from tests.models import RealModel
+
+F32 = np.float32
+W = {"w": np.linspace(-1, 1, 12, dtype=F32).reshape(3, 4)}
+ORT = Target("onnxruntime")
+
+
+def run(proto: ModelProto, other: ModelProto | None = None, target: Target = ORT, **options: Any) -> Report:
+    """A model on `target` against itself, or against another one, on seeded inputs."""
+    model = Model.from_proto(proto)
+    feed, _ = seeded_feed(model, 0)
+    contender = Contender(target, None if other is None else Model.from_proto(other))
+    return compare(model, [contender], [feed], [], options=Options(RunOptions(threads=1), **options))
+
+
+def names(candidate: Candidate) -> list[str]:
+    """The tensors that were compared, in order."""
+    return [t.tensor for t in candidate.tensors]
+
+
+def branch(nodes: Sequence[Any], output: str) -> Any:
+    """A body of an If."""
+    return helper.make_graph(list(nodes), "branch", [], [declared(output, None)])
+
+
+def conditional(operator: str) -> ModelProto:
+    """If sum(x) `operator` 0: Sqrt(Abs(x)); else, in a nested If: 2x or Exp(x)."""
+    nested = branch([node("If", ["c2"], ["n"], then_branch=branch([node("Mul", ["x", "k"], ["n1"])], "n1"),
+                          else_branch=branch([node("Exp", ["x"], ["n2"])], "n2"))], "n")
+    return proto_of(
+        [node("ReduceSum", ["x"], ["s"], keepdims=0), node(operator, ["s", "z"], ["c"]), node("Not", ["c"], ["c2"]),
+         node("If", ["c"], ["i"], then_branch=branch([node("Abs", ["x"], ["t1"]), node("Sqrt", ["t1"], ["t2"])], "t2"),
+              else_branch=nested),
+         node("Add", ["i", "x"], ["y"])], weights={"z": F32(0), "k": F32(2)})
+
+
+def loop(trips: int) -> ModelProto:
+    """A Loop that adds x to itself, with a scanned output."""
+    body = helper.make_graph(
+        [node("Add", ["acc", "x"], ["acc2"]), node("Mul", ["acc2", "k"], ["out"]),
+         node("Identity", ["cond"], ["cond2"])], "body",
+        [declared("it", (), TensorProto.INT64), declared("cond", (), TensorProto.BOOL), declared("acc")],
+        [declared("cond2", (), TensorProto.BOOL), declared("acc2"), declared("out")])
+    return proto_of([node("Loop", ["m", "", "x"], ["l", "scanned"], body=body), node("Relu", ["l"], ["y"]),
+                     node("Exp", ["scanned"], ["e"])], outputs=[Y, declared("e", None)],
+                    weights={"m": np.array(trips), "k": F32(0.1)})
+
+
+def scan() -> ModelProto:
+    """A Scan over the rows of x."""
+    row = [declared("state", (3,)), declared("item", (3,))]
+    body = helper.make_graph([node("Add", ["state", "item"], ["state2"]), node("Mul", ["state2", "k"], ["out"])],
+                             "body", row, [declared("state2", (3,)), declared("out", (3,))])
+    return proto_of([node("Scan", ["start", "x"], ["last", "rows"], body=body, num_scan_inputs=1),
+                     node("Relu", ["rows"], ["y"])], outputs=[Y, declared("last", (3,))],
+                    weights={"start": np.zeros(3, F32), "k": F32(0.5)})
+
+
+def local_function() -> ModelProto:
+    """A function of the model's own."""
+    nodes = [node("Exp", ["a"], ["t"]), node("Add", ["t", "a"], ["b"])]
+    function = helper.make_function("my", "F", ["a"], ["b"], nodes, [helper.make_opsetid("", 17)])
+    return proto_of([node("F", ["x"], ["f"], domain="my"), node("Relu", ["f"], ["y"])], domains={"my": 1},
+                    functions=[function])
+
+
+def typed(kind: int, weight: Any) -> ModelProto:
+    """MatMul and Relu in another element type."""
+    return proto_of([node("MatMul", ["x", "w"], ["a"]), node("Relu", ["a"], ["y"])], [declared("x", (2, 3), kind)],
+                    [declared("y", None, kind)], {"w": W["w"].astype(weight)})
+
+
+def sparse() -> ModelProto:
+    """A weight that is stored sparsely."""
+    values = to_onnx.from_array(np.array([1, 2], F32), "w")
+    weight = helper.make_sparse_tensor(values, to_onnx.from_array(np.array([1, 5]), "w_indices"), [3, 4])
+    return proto_of([node("MatMul", ["x", "w"], ["y"])], sparse=[weight])
+
+
+def old_style() -> ModelProto:
+    """IR 3, opset 7: weights are listed among the inputs."""
+    return proto_of([node("MatMul", ["x", "w"], ["a"]), node("Relu", ["a"], ["y"])], [X, declared("w", (3, 4))],
+                    weights=W, opset=7, ir=3)
+
+
+def quantised() -> ModelProto:
+    """Q/DQ around a MatMul."""
+    weights = {"s": F32(0.02), "zero": np.int8(0), "q_w": np.arange(-6, 6, dtype=np.int8).reshape(3, 4),
+               "s_w": F32(0.1)}
+    return proto_of(
+        [node("QuantizeLinear", ["x", "s", "zero"], ["q"]), node("DequantizeLinear", ["q", "s", "zero"], ["d"]),
+         node("DequantizeLinear", ["q_w", "s_w"], ["w"]), node("MatMul", ["d", "w"], ["a"]),
+         node("QuantizeLinear", ["a", "s_w", "zero"], ["q2"]), node("DequantizeLinear", ["q2", "s_w", "zero"], ["y"])],
+        weights=weights)
+
+
+def microsoft() -> ModelProto:
+    """Operators of ONNX Runtime's own domain."""
+    return proto_of([node("Gelu", ["x"], ["a"], domain="com.microsoft"),
+                     node("FusedMatMul", ["a", "w"], ["y"], domain="com.microsoft", alpha=0.5)], weights=W,
+                    domains={"com.microsoft": 1})
+
+
+def kinds(name: str) -> ModelProto:
+    """The models by what is odd about them."""
+    relu = node("Relu", ["x"], ["a"])
+    short = declared("x", (2, 2), TensorProto.FLOAT)
+    made: Mapping[str, Callable[[], ModelProto]] = {
+        "no node": lambda: proto_of([], outputs=[X]),
+        "an output is a weight": lambda: proto_of([relu], outputs=[declared("a"), declared("w", (3, 4))], weights=W),
+        "the only output is a weight": lambda: proto_of([relu], outputs=[declared("w", (3, 4))], weights=W),
+        "an output is an input": lambda: proto_of([relu], outputs=[declared("a"), X]),
+        "an output is read": lambda: proto_of([relu, node("Exp", ["a"], ["y"])], outputs=[declared("a"), Y]),
+        "an output twice": lambda: proto_of([relu], outputs=[declared("a"), declared("a")]),
+        "an input nobody reads": lambda: proto_of([node("Relu", ["x"], ["y"])], [X, declared("z")]),
+        "a result nobody reads": lambda: proto_of([node("Relu", ["x"], ["y"]), node("Exp", ["x"], ["unused"])]),
+        "one tensor twice into a node": lambda: proto_of([node("Mul", ["x", "x"], ["y"])]),
+        "zero elements": lambda: proto_of(
+            [relu, node("ReduceSum", ["a"], ["y"], keepdims=0), node("Exp", ["a"], ["e"])], [declared("x", (0, 3))],
+            [Y, declared("e", None)]),
+        "a scalar": lambda: proto_of([node("Exp", ["x"], ["y"])], [declared("x", ())]),
+        "a dynamic batch": lambda: proto_of([node("MatMul", ["x", "w"], ["y"])], [declared("x", ("n", 3))], weights=W),
+        "no input": lambda: proto_of(
+            [node("Constant", [], ["c"], value_floats=[1.0, 2.0]), node("Exp", ["c"], ["y"])], []),
+        "integers and booleans": lambda: proto_of(
+            [node("ArgMax", ["x"], ["y"], axis=1, keepdims=0), node("Greater", ["x", "z"], ["b"]),
+             node("Cast", ["x"], ["i"], to=TensorProto.INT32)], outputs=[
+                declared("y", None, TensorProto.INT64), declared("b", None, TensorProto.BOOL),
+                declared("i", None, TensorProto.INT32)], weights={"z": F32(0)}),
+        "FP16": lambda: typed(TensorProto.FLOAT16, np.float16),
+        "FP64": lambda: typed(TensorProto.DOUBLE, np.float64),
+        "BF16 inside": lambda: proto_of([node("Cast", ["x"], ["h"], to=TensorProto.BFLOAT16),
+                                         node("Cast", ["h"], ["y"], to=TensorProto.FLOAT)]),
+        "FP8 inside": lambda: proto_of([node("Cast", ["x"], ["h"], to=TensorProto.FLOAT8E4M3FN),
+                                        node("Cast", ["h"], ["y"], to=TensorProto.FLOAT)], opset=19, ir=9),
+        "INT4 inside": lambda: proto_of(
+            [node("QuantizeLinear", ["x", "s", "zero"], ["q"]), node("DequantizeLinear", ["q", "s", "zero"], ["y"])],
+            weights={"s": F32(0.1), "zero": np.array(0, ml_dtypes.int4)}, opset=21, ir=10),
+        "an output of BF16": lambda: proto_of(
+            [node("Cast", ["x"], ["h"], to=TensorProto.BFLOAT16), relu],
+            outputs=[declared("a"), declared("h", None, TensorProto.BFLOAT16)]),
+        "sequences": lambda: proto_of(
+            [node("SequenceConstruct", ["x", "x"], ["q"]), node("SequenceInsert", ["q", "x"], ["q2"]),
+             node("SequenceAt", ["q2", "k"], ["a"]), node("ConcatFromSequence", ["q2"], ["y"], axis=0)],
+            outputs=[declared("a"), Y], weights={"k": np.array(1)}),
+        "a sequence for an output": lambda: proto_of(
+            [node("SequenceConstruct", ["x", "x"], ["q"]), relu],
+            outputs=[declared("a"), helper.make_tensor_sequence_value_info("q", TensorProto.FLOAT, None)]),
+        "an optional": lambda: proto_of(
+            [node("Optional", ["x"], ["o"]), node("OptionalGetElement", ["o"], ["e"]), node("Relu", ["e"], ["y"])]),
+        "omitted optional inputs": lambda: proto_of(
+            [node("Clip", ["x", "", "top"], ["a"]), node("Unsqueeze", ["a", "axes"], ["u"]),
+             node("Resize", ["u", "", "scales"], ["y"])],
+            weights={"top": F32(0.5), "axes": np.array([0, 1]), "scales": np.array([1, 1, 2, 2], F32)}),
+        "an omitted first output": lambda: proto_of(
+            [node("LSTM", ["x", "W", "R"], ["", "h"], hidden_size=2), node("Relu", ["h"], ["y"])],
+            [declared("x", (4, 1, 3))], weights={"W": np.ones((1, 8, 3), F32), "R": np.ones((1, 8, 2), F32)}),
+        "Dropout's mask": lambda: proto_of([node("Dropout", ["x"], ["a", "mask"]), node("Relu", ["a"], ["y"])],
+                                           outputs=[Y, declared("mask", None, TensorProto.BOOL)]),
+        "Dropout in training": lambda: proto_of(
+            [node("Dropout", ["x", "ratio", "train"], ["a"]), node("Relu", ["a"], ["y"])],
+            weights={"ratio": F32(0.5), "train": np.array(True)}),
+        "random numbers": lambda: proto_of([node("RandomNormalLike", ["x"], ["r"]), node("Add", ["x", "r"], ["y"])]),
+        "an If, then": lambda: conditional("Greater"), "an If, else and nested": lambda: conditional("Less"),
+        "a Loop": lambda: loop(3), "a Loop of no trip": lambda: loop(0), "a Scan": scan,
+        "a local function": local_function, "a sparse weight": sparse, "IR 3": old_style, "Q/DQ": quantised,
+        "com.microsoft": microsoft,
+        "sizes that depend on values": lambda: proto_of(
+            [relu, node("NonZero", ["a"], ["i"]), node("Transpose", ["i"], ["it"]),
+             node("GatherND", ["x", "it"], ["y"])]),
+        "NaN on both sides": lambda: proto_of([node("Abs", ["x"], ["p"]), node("Neg", ["p"], ["n"]),
+                                               node("Sqrt", ["n"], ["s"]), node("Add", ["s", "x"], ["y"])]),
+        "Inf on both sides": lambda: proto_of([node("Mul", ["x", "k"], ["a"]), node("Exp", ["a"], ["y"])],
+                                              weights={"k": F32(1e6)}),
+        "all zero": lambda: proto_of([node("Mul", ["x", "k"], ["a"]), node("Relu", ["a"], ["y"])],
+                                     weights={"k": F32(0)}),
+        "an attention mask of -3.4e38": lambda: proto_of(
+            [node("MatMul", ["x", "w"], ["a"]), node("Add", ["a", "mask"], ["b"]), node("Softmax", ["b"], ["y"])],
+            weights={**W, "mask": np.array([0, 0, -3.4028235e38, -3.4028235e38], F32)}),
+        "huge numbers": lambda: proto_of(
+            [node("Mul", ["x", "k"], ["a"]), node("MatMul", ["a", "w"], ["b"]), node("Sub", ["b", "m"], ["y"])],
+            weights={**W, "k": F32(1e30), "m": F32(1e30)}),
+        "subnormal numbers": lambda: proto_of([node("Mul", ["x", "k"], ["a"]), node("MatMul", ["a", "w"], ["y"])],
+                                              weights={**W, "k": F32(1e-40)}),
+        "padding cut away again": lambda: proto_of(
+            [node("Pad", ["x", "pads"], ["p"]), node("Sqrt", ["p"], ["r"]), node("Slice", ["r", "from", "to"], ["y"])],
+            [short], weights={"pads": np.array([0, 1, 0, 1]), "from": np.array([0, 1]), "to": np.array([2, 3])}),
+    }
+    return made[name]()
+
+
+ODD = (
+    "no node", "an output is a weight", "the only output is a weight", "an output is an input", "an output is read",
+    "an output twice", "an input nobody reads", "a result nobody reads", "one tensor twice into a node",
+    "zero elements", "a scalar", "a dynamic batch", "no input", "integers and booleans", "FP16", "FP64", "BF16 inside",
+    "FP8 inside", "INT4 inside", "an output of BF16", "sequences", "a sequence for an output", "an optional",
+    "omitted optional inputs", "an omitted first output", "Dropout's mask", "an If, then", "an If, else and nested", "a Loop", "a Loop of no trip", "a Scan", "a local function",
+    "a sparse weight", "IR 3", "Q/DQ", "com.microsoft", "sizes that depend on values", "NaN on both sides",
+    "Inf on both sides", "all zero", "an attention mask of -3.4e38", "huge numbers", "subnormal numbers",
+    "padding cut away again",
+)
+
+
+@pytest.mark.parametrize("optimization", ["all", "off"])
+@pytest.mark.parametrize("name", ODD)
+def test_no_alarm_on_a_sound_model(name: str, optimization: str) -> None:
+    """Models of every make are at parity with no bad layer, however ONNX Runtime optimises them."""
+    model = Model.from_proto(kinds(name))
+    feed, _ = seeded_feed(model, 0)
+    report = compare(model, [Contender(ORT)], [feed], [], options=Options(RunOptions(optimization, threads=1)))
+    candidate = report.candidates[0]
+    assert (candidate.status, candidate.reason) == ("ok", "")
+    assert (candidate.verdict, candidate.first_bad) == ("parity", None)
+    assert report.verdict == "parity"
+    assert Report.from_json(report.to_json()).to_json() == report.to_json()
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_a_model_is_at_parity_with_itself(name: str) -> None:
+    """A candidate file that is the very model agrees bit for bit, all its tensors matched by name."""
+    report = run(kinds(name), kinds(name), Target("pytorch"))
+    candidate = report.candidates[0]
+    assert (candidate.status, candidate.verdict, candidate.first_bad) == ("ok", "parity", None)
+    assert len(candidate.tensors) == report.model.tensors or "sequence" in name
+    for row in (*candidate.outputs, *candidate.tensors):
+        assert row.accumulated is not None
+        assert row.accumulated.identical
+
+
+@pytest.mark.parametrize("name", ["Dropout in training", "random numbers"])
+def test_no_operator_is_blamed_for_drawing_other_numbers(name: str) -> None:
+    """Runtimes draw random numbers each in its own way: that is no fault of an operator."""
+    candidate = run(kinds(name)).candidates[0]
+    assert candidate.status == "ok"
+    assert all(t.passed for t in candidate.tensors)
+
+
+@pytest.mark.parametrize(("name", "expected"), [
+    ("an If, then", ["s", "c", "t1", "t2", "i", "y"]), ("an If, else and nested", ["s", "c", "n1", "n", "i", "y"]),
+    ("a Loop", ["l", "scanned", "y", "e"]), ("a Scan", ["last", "rows", "y"]), ("sequences", ["a", "y"]),
+    ("BF16 inside", ["y"]), ("INT4 inside", ["y"]), ("Dropout's mask", ["a", "y"]),
+    ("a result nobody reads", ["y"]), ("Q/DQ", ["q", "d", "a", "q2", "y"]), ("no node", []),
+])
+def test_which_tensors_are_compared(name: str, expected: list[str]) -> None:
+    """Of an If the branch that was taken is looked into; sequences and types that cannot be shown are left out."""
+    found = names(run(kinds(name)).candidates[0])
+    if "If" in name:  # which branch it is, the seeded input decides
+        expected = [e for e in expected if e not in ("t1", "t2", "n1", "n2", "n")]
+        found = [f for f in found if f not in ("t1", "t2", "n1", "n2", "n")]
+    assert found == expected
+
+
+def test_a_fault_inside_a_branch_is_named() -> None:
+    """A fault in the branch of an If that is taken is named by the tensor inside it."""
+    good, bad = (proto_of([node("Greater", ["m", "z"], ["c"]), node("If", ["c"], ["y"], then_branch=branch(
+        [node(op, ["x"], ["t1"]), node("Relu", ["t1"], ["t2"])], "t2"), else_branch=branch(
+        [node("Neg", ["x"], ["e1"])], "e1"))], [X, declared("m", ())], weights={"z": F32(-100)})
+        for op in ("Exp", "Sin"))
+    candidate = run(good, bad).candidates[0]
+    assert candidate.first_bad is not None
+    assert candidate.first_bad.tensor == "t1"
+
+
+def test_nan_on_one_side() -> None:
+    """A wrong sign that makes NaN later: the operator with the wrong sign is named, not the one that gives NaN."""
+    first, second = (proto_of([node("Exp", ["x"], ["a"]), node(op, ["a"], ["b"]), node("Sqrt", ["b"], ["c"]),
+                               node("Relu", ["c"], ["y"])]) for op in ("Abs", "Neg"))
+    candidate = run(first, second).candidates[0]
+    assert candidate.verdict == "divergence"
+    assert candidate.first_bad is not None
+    assert (candidate.first_bad.tensor, candidate.first_bad.kind) == ("b", "implementation")
+
+
+def test_nan_born_in_the_candidate() -> None:
+    """An operator that gives NaN at inputs where the reference's gives none is named as non-finite."""
+    good = proto_of([node("Exp", ["x"], ["a"]), node("Mul", ["a", "k"], ["b"]), node("Relu", ["b"], ["y"])],
+                    weights={"k": F32(2)})
+    bad = proto_of([node("Exp", ["x"], ["a"]), node("Mul", ["a", "k"], ["b"]), node("Relu", ["b"], ["y"])],
+                   weights={"k": F32("nan")})
+    candidate = run(good, bad).candidates[0]
+    assert candidate.verdict == "divergence"
+    assert candidate.first_bad is not None
+    assert (candidate.first_bad.tensor, candidate.first_bad.kind) == ("b", "nonfinite")
+
+
+def test_an_error_in_read_padding_is_a_fault() -> None:
+    """Padding that something reads is no excuse."""
+    good, bad = (proto_of(
+        [node("Pad", ["x", "pads", "v"], ["p"]), node("Exp", ["p"], ["y"])],
+        weights={"pads": np.array([0, 1, 0, 1]), "v": F32(v)}) for v in (0, 0.5))
+    candidate = run(good, bad).candidates[0]
+    assert candidate.first_bad is not None
+    assert candidate.first_bad.tensor == "p"
+
+
+def test_an_error_in_unread_padding_is_none() -> None:
+    """What is cut away before anything computes with it is nobody's fault."""
+    good, bad = (proto_of(
+        [node("Pad", ["x", "pads", "v"], ["p"]), node("Slice", ["p", "from", "to"], ["s"]), node("Exp", ["s"], ["y"])],
+        weights={"pads": np.array([0, 1, 0, 1]), "v": F32(v), "from": np.array([0, 1]), "to": np.array([2, 4])})
+        for v in (0, 0.5))
+    candidate = run(good, bad).candidates[0]
+    assert (candidate.verdict, candidate.first_bad) == ("parity", None)
+
+
+def tensors_of(proto: ModelProto, keep: Sequence[str]) -> dict[str, np.ndarray]:
+    """Tensors of an FP32 run on seeded inputs."""
+    model = Model.from_proto(proto)
+    feed, _ = seeded_feed(model, 0)
+    values = Executor(model).run(feed, keep)
+    return {n: to_numpy(values[n]) for n in keep}
+
+
+def against_dump(tmp_path: Path, arrays: Mapping[str, Any], proto: ModelProto | None = None,
+                 **options: Any) -> Candidate:
+    """The chain against tensors taken elsewhere."""
+    np.savez(tmp_path / "dump.npz", **arrays)
+    model = saved(tmp_path / "m.onnx", chain() if proto is None else proto)
+    report = compare_files(Request(model, [tmp_path / "dump.npz"], "pytorch", [], [], None, [], 1), Options(**options))
+    assert (tmp_path / "dump.npz").name in report.candidates[0].target
+    return report.candidates[0]
+
+
+@pytest.mark.parametrize("keep", [CHAIN, ("y",), ("a", "d", "y"), ("c", "e"), ("d",)])
+def test_a_clean_dump_raises_no_alarm(tmp_path: Path, keep: Sequence[str]) -> None:
+    """Whatever part of its tensors a sound run left in a file, nothing is blamed."""
+    candidate = against_dump(tmp_path, tensors_of(chain(), keep))
+    assert (candidate.status, candidate.verdict, candidate.first_bad) == ("ok", "parity", None)
+    assert names(candidate) == list(keep)
+
+
+@pytest.mark.parametrize(("fault", "keep", "named"), [
+    ("w1", CHAIN, "c"), ("w1", ("a", "b", "d", "e", "y"), "d"), ("w1", ("b", "e", "y"), "e"), ("w0", ("b", "y"), "b"),
+    ("w2", ("d", "f"), "f"), ("w0", ("d",), "d"), ("w1", ("b", "c"), "c"),
+])
+def test_a_fault_is_named_at_the_next_shown_tensor(tmp_path: Path, fault: str, keep: Sequence[str], named: str) -> None:
+    """Where the faulty tensor itself is hidden, the sub-graph up to the next shown one is the unit."""
+    candidate = against_dump(tmp_path, tensors_of(chain(fault), keep))
+    assert candidate.first_bad is not None
+    assert (candidate.first_bad.tensor, candidate.first_bad.kind) == (named, "implementation")
+
+
+def test_a_dump_without_outputs_decides_by_its_tensors(tmp_path: Path) -> None:
+    """Where no graph output was taken, the tensors decide, and a note says so."""
+    clean, faulty = (against_dump(tmp_path, tensors_of(chain(f), ["c", "d"])) for f in ("", "w1"))
+    assert (clean.verdict, faulty.verdict) == ("parity", "divergence")
+    for candidate in (clean, faulty):
+        assert candidate.outputs == ()
+        assert any("none of the model's outputs" in note for note in candidate.notes)
+
+
+def test_an_output_that_a_dump_lacks_is_said(tmp_path: Path) -> None:
+    """A verdict that rests on some of the outputs only says on which not."""
+    two = proto_of([node("Relu", ["x"], ["a"]), node("Exp", ["a"], ["y"])], outputs=[declared("a"), declared("y")])
+    candidate = against_dump(tmp_path, tensors_of(two, ["y"]), two)
+    assert [o.tensor for o in candidate.outputs] == ["y"]
+    assert any("'a'" in note for note in candidate.notes)
+
+
+@pytest.mark.parametrize(("change", "named"), [
+    (lambda v: {**v, "c": v["c"].T}, "c"), (lambda v: {**v, "c": v["c"].ravel()}, "c"),
+    (lambda v: {**v, "c": v["c"][:2]}, "c"), (lambda v: {**v, "y": v["y"][:2]}, "y"),
+    (lambda v: {**v, "b": v["b"][..., None], "c": None}, "b"), (lambda v: {**v, "c": np.array(["text"])}, "c"),
+    (lambda v: {**v, "c": v["c"].astype(str)}, "c"), (lambda v: {n: 0 * a for n, a in v.items()}, "a"),
+    (lambda v: {n: a.astype(np.int32) for n, a in v.items()}, "a"),
+])
+def test_a_dump_of_wrong_shape_or_type(tmp_path: Path, change: Callable[[Any], Mapping[str, Any]], named: str) -> None:
+    """A tensor of another shape, or of text, is a fault at its own place, whatever that does to those after it."""
+    arrays = {n: a for n, a in change(tensors_of(chain(), CHAIN)).items() if a is not None}
+    candidate = against_dump(tmp_path, arrays)
+    assert candidate.status == "ok"
+    assert candidate.first_bad is not None
+    assert candidate.first_bad.tensor == named
+    assert candidate.verdict == ("divergence" if named in "ya" else "parity")
+
+
+@pytest.mark.parametrize("change", [
+    lambda a: a.astype(np.float64), lambda a: a.astype(a.dtype.newbyteorder(">")), np.asfortranarray,
+    lambda a: a.astype(np.complex64), lambda a: a.astype(np.float16),
+])
+def test_a_dump_in_other_clothes(tmp_path: Path, change: Callable[[np.ndarray], np.ndarray]) -> None:
+    """Wider and narrower floats, other byte and memory orders hold the same tensors; FP16 is judged as FP16."""
+    candidate = against_dump(tmp_path, {n: change(a) for n, a in tensors_of(chain(), CHAIN).items()})
+    assert (candidate.status, candidate.verdict, candidate.first_bad) == ("ok", "parity", None)
+
+
+@pytest.mark.parametrize(("tensor", "verdict"), [("d", "parity"), ("y", "divergence")])
+def test_a_nan_in_a_dump(tmp_path: Path, tensor: str, verdict: str) -> None:
+    """A NaN on the candidate's side alone is named as non-finite, even where the outputs do not show it."""
+    arrays = tensors_of(chain(), CHAIN)
+    arrays[tensor] = arrays[tensor].copy()
+    arrays[tensor][1, 2] = np.nan
+    candidate = against_dump(tmp_path, arrays)
+    assert candidate.first_bad is not None
+    assert (candidate.first_bad.tensor, candidate.first_bad.kind) == (tensor, "nonfinite")
+    assert candidate.verdict == verdict
+
+
+def test_a_dump_that_holds_its_inputs_is_fed_them(tmp_path: Path) -> None:
+    """A file with the model's inputs among its tensors is compared on those, not on seeded ones."""
+    model = Model.from_proto(chain())
+    x = np.random.default_rng(7).normal(size=(4, 8)).astype(F32)
+    values = Executor(model).run({"x": x}, ["c"])
+    candidate = against_dump(tmp_path, {"x": x, "c": to_numpy(values["c"]), "y": to_numpy(values["y"])})
+    assert (candidate.verdict, candidate.first_bad) == ("parity", None)
+
+
+def test_many_stretches_find_what_one_finds() -> None:
+    """With room for hardly a tensor the run is cut after every node, and finds the very same."""
+    model, faulty = Model.from_proto(chain()), Model.from_proto(chain("w2"))
+    feed, _ = seeded_feed(model, 0)
+    one, many = (compare(model, [Contender(ORT, faulty)], [feed], [], options=Options(
+        RunOptions("off", threads=1, memory=memory))).candidates[0] for memory in (2**30, 1))
+    assert one.tensors == many.tensors
+    assert one.first_bad == many.first_bad
+    assert one.outputs == many.outputs
+
+
+@pytest.mark.parametrize("name", ["sequences", "BF16 inside", "a Loop", "an If, then", "Q/DQ", "zero elements",
+                                  "an output is read"])
+def test_stretches_do_not_cut_what_cannot_be_handed_over(name: str) -> None:
+    """Sequences, types that numpy lacks and dequantised tensors stay within one stretch, however little memory there is."""
+    model = Model.from_proto(kinds(name))
+    feed, _ = seeded_feed(model, 0)
+    candidate = compare(model, [Contender(ORT)], [feed], [], options=Options(
+        RunOptions(threads=1, memory=1))).candidates[0]
+    assert (candidate.status, candidate.verdict, candidate.first_bad) == ("ok", "parity", None)
+
+
+def test_external_data(tmp_path: Path) -> None:
+    """A model whose weights lie in a file beside it is compared like any other."""
+    import onnx
+
+    onnx.save(chain(), str(tmp_path / "m.onnx"), save_as_external_data=True, location="m.bin", size_threshold=0)
+    assert (tmp_path / "m.bin").stat().st_size > 1000
+    report = compare_files(Request(tmp_path / "m.onnx", [], "pytorch", ["onnxruntime"], [], None, [], 1), Options())
+    assert (report.verdict, report.candidates[0].first_bad) == ("parity", None)
+    assert names(report.candidates[0]) == list(CHAIN)
+
+
+def test_string_inputs_from_a_file(tmp_path: Path) -> None:
+    """Text goes through untouched, and is compared for equality."""
+    text = declared("s", (2,), TensorProto.STRING)
+    proto = proto_of([node("Identity", ["s"], ["t"]), node("Relu", ["x"], ["y"])], [X, text],
+                     [Y, declared("t", None, TensorProto.STRING)])
+    np.savez(tmp_path / "in.npz", x=np.ones((2, 3), F32), s=np.array(["a", "é🙂"]))
+    report = compare_files(Request(saved(tmp_path / "m.onnx", proto), [], "pytorch", ["onnxruntime"],
+                           [str(tmp_path / "in.npz")], None, [], 1), Options())
+    assert (report.verdict, names(report.candidates[0])) == ("parity", ["t", "y"])
+    with pytest.raises(FeedError, match="no values can be made"):
+        seeded_feed(Model.from_proto(proto), 0)
+
+
+def test_labels_give_the_accuracy_on_both_sides(tmp_path: Path) -> None:
+    """With labels the report says how often the arg-max is right, on either side."""
+    model = saved(tmp_path / "m.onnx", chain())
+    worst = tensors_of(chain(), ["y"])["y"].argmin(axis=1)
+    np.save(tmp_path / "labels.npy", worst)
+    report = compare_files(Request(model, [], "pytorch", ["onnxruntime"], [], tmp_path / "labels.npy", [], 1), Options())
+    accuracy = report.candidates[0].accuracy[0]
+    assert (accuracy.output, accuracy.reference, accuracy.candidate, accuracy.samples) == ("y", 0.0, 0.0, 4)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_outputs_are_those_of_the_unwatched_run(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What watching does to the tensors cannot change the verdict, and how far it moved the outputs is told."""
+    watch = OrtSession.watch
+
+    def moved(self: OrtSession, feed: Any, wanted: Any, sizes: Any) -> Any:
+        for chunk in watch(self, feed, wanted, sizes):
+            yield {n: v * F32(1.5) if n == "y" else v for n, v in chunk.items()}
+
+    monkeypatch.setattr(OrtSession, "watch", moved)
+    model = Model.from_proto(chain())
+    feed, _ = seeded_feed(model, seed)
+    candidate = compare(model, [Contender(ORT)], [feed], []).candidates[0]
+    assert candidate.verdict == "parity"
+    assert candidate.watching_moved_outputs == pytest.approx(0.5, rel=1e-5)
+
+
+def test_the_reference_that_cannot_run_is_an_error() -> None:
+    """Where the reference itself fails there is nothing to report."""
+    proto = proto_of([node("Reshape", ["x", "s"], ["y"])], weights={"s": np.array([5, 7])})
+    with pytest.raises(ModelError, match="Reshape"):
+        compare(Model.from_proto(proto), [Contender(ORT)], [{"x": np.ones((2, 3), F32)}], [])
+
+
+def test_a_backend_that_breaks_half_way_keeps_its_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A candidate whose watched run fails is a failed row with what had been measured by then."""
+    watch = OrtSession.watch
+
+    def breaking(self: OrtSession, feed: Any, wanted: Any, sizes: Any) -> Any:
+        stretches = watch(self, feed, wanted, dict.fromkeys(sizes, self._options.memory))
+        yield next(stretches)
+        self._call(self._plain, ["no such output"], feed)
+
+    monkeypatch.setattr(OrtSession, "watch", breaking)
+    report = run(chain())
+    candidate = report.candidates[0]
+    assert (report.verdict, candidate.status, candidate.verdict) == ("error", "failed", "error")
+    assert "no such output" in candidate.reason
+    assert names(candidate) == ["a"]
+
+
+def test_progress_ends_at_the_whole() -> None:
+    """Whoever watches the progress is told of every tensor, up to the last."""
+    told: list[tuple[str, int, int]] = []
+    run(chain(), progress=lambda what, done, total: told.append((what, done, total)))
+    assert ("onnxruntime", 7, 7) in told
+    assert all(done <= total for _, done, total in told)
+
+
+@pytest.mark.models
+@pytest.mark.parametrize("optimization", ["all", "off"])
+def test_no_false_alarm_on_real_models(real_model: RealModel, optimization: str) -> None:
+    """PyTorch against ONNX Runtime on real inputs: parity, and nothing is blamed."""
+    model = Model.load(real_model.path)
+    feed, _ = load_feed(model, [str(real_model.inputs_path)])
+    candidate = compare(model, [Contender(ORT)], [feed], [], options=Options(RunOptions(optimization))).candidates[0]
+    assert (candidate.status, candidate.reason) == ("ok", "")
+    assert (candidate.verdict, candidate.first_bad) == ("parity", None)
+
+
+@pytest.mark.models
+def test_no_false_alarm_on_real_outputs(real_model: RealModel) -> None:
+    """Against a file of outputs alone, the whole model is one unit; nothing is blamed either."""
+    report = compare_files(Request(real_model.path, [real_model.expected_path], "pytorch", [], [str(real_model.inputs_path)],
+                           None, [], 1), Options())
+    assert (report.verdict, report.candidates[0].first_bad) == ("parity", None)
+
+
+def test_every_failure_is_of_the_tree() -> None:
+    """What a caller of the pipeline must catch is ParityError, whichever argument is wrong."""
+    for files, reference, targets in ((["absent.onnx"], "pytorch", []), ([], "nonsense", []), ([], "pytorch", ["x y"])):
+        with pytest.raises(ParityError):
+            compare_files(Request(Path("absent.onnx"), [Path(f) for f in files], reference, targets, [], None, [], 1), Options())
