@@ -53,7 +53,9 @@ def cli() -> None:
 @click.option("--shape", "shapes", multiple=True, metavar="NAME=1x3x224x224", help="Shape of a seeded input.")
 @click.option("--samples", default=1, show_default=True, type=click.IntRange(1), help="How many seeded inputs to run.")
 @click.option("--tolerance", "tolerances", multiple=True, metavar="LIMIT",
-              help="A precision's default (fp16), or metric=value (rel_l2=1e-3); repeatable.")
+              help="A precision's default (fp16), metric=value (rel_l2=1e-3) or judge=value (top1=0.99); repeatable.")
+@click.option("--judge", "judges", multiple=True, metavar="NAME",
+              help="Judge outputs as users do: top1, top5, accuracy, kl, rank, iou, boxes; NAME:OUTPUT for one output.")
 @click.option("--strict", is_flag=True, help="Fail on a named fault even where the outputs hide it.")
 @click.option("--optimization", type=click.Choice(["off", "basic", "extended", "all"]), default="all",
               show_default=True, help="Graph optimisation level of the runtime.")
@@ -69,10 +71,9 @@ def cli() -> None:
 @click.option("-v", "--verbose", is_flag=True, help="Print every tensor.")
 def compare(model: Path, candidate_files: tuple[Path, ...], reference: str, candidates: tuple[str, ...],
             inputs: tuple[str, ...], labels: Path | None, calibration: Path | None, seed: int,
-            shapes: tuple[str, ...], samples: int,
-            tolerances: tuple[str, ...], strict: bool, optimization: str, threads: int, memory: int,
-            output: Path | None, json_path: Path | None, no_html: bool, no_fixes: bool,
-            verbose: bool) -> None:
+            shapes: tuple[str, ...], samples: int, tolerances: tuple[str, ...], judges: tuple[str, ...],
+            strict: bool, optimization: str, threads: int, memory: int, output: Path | None,
+            json_path: Path | None, no_html: bool, no_fixes: bool, verbose: bool) -> None:
     """Run MODEL on a reference and on candidates, and say at which tensor they part.
 
     CANDIDATE_FILES are other models (.onnx, run on every -c TARGET) or tensors taken elsewhere (.npz).
@@ -81,8 +82,9 @@ def compare(model: Path, candidate_files: tuple[Path, ...], reference: str, cand
     parity compare model.onnx
     parity compare model.onnx --input inputs.npz -c onnxruntime -c pytorch:fp64
     parity compare model.onnx faulty.onnx --strict
-    parity compare model.onnx -c onnxruntime:int8 --calibration samples/
+    parity compare model.onnx -c onnxruntime:int8 --calibration samples/ --judge top1 --tolerance top1=0.99
     """  # noqa: D301 - click wants the character itself
+    from parity.analysis.tasks import task_limits
     from parity.analysis.tolerance import Tolerance
     from parity.backends.base import RunOptions
     from parity.compare import Options, compare_files
@@ -94,10 +96,12 @@ def compare(model: Path, candidate_files: tuple[Path, ...], reference: str, cand
     if json_path is not None:
         ensure_writable(json_path.parent)
     run = RunOptions(optimization, threads, seed, memory * 2**20)
+    limits, rest = task_limits(tolerances)
     with _progress() as progress:
         report = compare_files(
             Request(model, candidate_files, reference, candidates, inputs, labels, shapes, samples, calibration),
-            Options(run, Tolerance.parse(tolerances), progress=progress, command=_command()))
+            Options(run, Tolerance.parse(rest, alone=bool(limits)), progress=progress, command=_command(),
+                    judges=judges, task_limits=limits))
     _show(report, folder, json_path, html=not no_html, verbose=verbose)
     sys.exit(_status(report, strict=strict))
 
@@ -150,6 +154,35 @@ def convert(model: Path, precision: Precision, plan: Path | None, calibration: P
     for note in variant.notes:
         click.echo(note)
     click.echo(f"{output} written; its plan is {variant.plan.digest[:12]}")
+
+
+@cli.command()
+@click.argument("model", type=_EXISTING)
+@click.option("--target", default="onnxruntime", show_default=True, metavar="TARGET", help="What to check.")
+@click.option("--input", "inputs", multiple=True, metavar="FILE", help="As for `compare`. Default: seeded.")
+@click.option("--calibration", type=_EXISTING, metavar="PATH", help="Samples for INT8 ranges, as for `compare`.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0, 2**63 - 1), help="For seeded inputs.")
+@click.option("--shape", "shapes", multiple=True, metavar="NAME=1x3x224x224", help="Shape of a seeded input.")
+@click.option("--only", multiple=True, metavar="CHECK",
+              help="repeat, rows, batch, optimization or rebuild; repeatable.")
+@click.option("--threads", default=0, type=click.IntRange(0, 1024),
+              help="Threads within an operator; 0: the runtime's choice.")
+def check(model: Path, target: str, inputs: tuple[str, ...], calibration: Path | None, seed: int,
+          shapes: tuple[str, ...], only: tuple[str, ...], threads: int) -> None:
+    """Check a target against itself: repeatable? does a row depend on its batch, or a result on optimisation?
+
+    \b
+    parity check model.onnx
+    parity check model.onnx --target onnxruntime:int8 --calibration samples/
+    """  # noqa: D301 - click wants the character itself
+    from parity.backends.base import RunOptions
+    from parity.contenders import Request
+    from parity.selfcheck import check_file, describe, exit_status
+
+    request = Request(model, targets=[target], inputs=inputs, shapes=shapes, calibration=calibration)
+    checks = check_file(request, RunOptions(threads=threads, seed=seed), only or None)
+    click.echo(describe(checks))
+    sys.exit(exit_status(checks))
 
 
 @cli.command()

@@ -17,22 +17,22 @@ import numpy as np
 from parity.analysis.localize import Divergence, divergences, first_to_blame
 from parity.analysis.match import comparable_tensors
 from parity.analysis.measure import measure
+from parity.analysis.noise import noise
 from parity.analysis.outputs import OutputFinding, absence_notes, judge_outputs, noise_notes
 from parity.analysis.reads import without_unread
 from parity.analysis.streams import Stream
+from parity.analysis.tasks import propose
 from parity.analysis.tolerance import DEFAULTS, Tolerance
 from parity.backends.base import Feed, RunOptions, Session, backend_of
 from parity.backends.latency import latency_of
 from parity.contenders import Contender, Request, contenders_of, feeds_of, load_labels
 from parity.environment import environment
 from parity.errors import BackendFailed, BackendUnavailable, FeedError, MatchError, ModelError
-from parity.graph.executor import Executor
 from parity.graph.model import Model
-from parity.graph.ops.call import Arithmetic, to_numpy
 from parity.graph.survey import Survey, survey
 from parity.precision.calibration import Calibration
 from parity.preparation import Ready, make_ready
-from parity.report.assemble import accuracies, first_bad_of, layer_of, output_layer, worst_of
+from parity.report.assemble import accuracies, first_bad_of, layer_of, output_layer, task_results, worst_of
 from parity.report.record import (
     Candidate,
     InputFacts,
@@ -59,6 +59,8 @@ class Options:
         progress: is told how far things are.
         command: what the user typed, for the report.
         calibration: samples for INT8 ranges; None takes the inputs of the run, for indicative ones.
+        judges: how outputs are judged beside the plain metrics, e.g. "top1".
+        task_limits: what the judges' figures must keep to.
     """
 
     run: RunOptions = field(default_factory=RunOptions)
@@ -67,6 +69,8 @@ class Options:
     progress: Progress = lambda what, done, total: None
     command: str = ""
     calibration: Calibration | None = None
+    judges: Sequence[str] = ()
+    task_limits: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -135,7 +139,8 @@ def compare(model: Model, contenders: Sequence[Contender], feeds: Sequence[Feed]
     return Report(
         _overall(candidates), _facts(model, samples[0].survey.flat), tuple(inputs), options.run.seed,
         environment(options.run), Reference(str(reference), "ok", samples[0].seconds), tuple(candidates),
-        command=options.command, samples=len(samples), partial=partial)
+        command=options.command, samples=len(samples), partial=partial,
+        proposals=() if options.judges else tuple(propose(samples[0].outputs)))
 
 
 INTERRUPTED = "interrupted"
@@ -155,16 +160,15 @@ def _facts(model: Model, flat: Model) -> ModelFacts:
 
 
 def _reference_run(model: Model, feed: Feed, target: Target, options: Options) -> _Sample:
-    """Run the reference once, unwatched, and learn from FP64 how much of its output is noise."""
+    """Run the reference once, unwatched, and learn how far correct runs of it may be apart."""
     options.progress("reference", 0, 2)
     surveyed = survey(model, feed, options.run.seed)
     options.progress("reference", 1, 2)
-    gold = Executor(surveyed.flat, Arithmetic.DOUBLE, seed=options.run.seed).run(feed)
-    noise = {n: _distance(to_numpy(gold[n]), v) for n, v in surveyed.outputs.items()}
+    admitted = noise(surveyed.flat, feed, surveyed.outputs, options.run.seed)
     session = backend_of(target).open(model, surveyed.flat, target, options.run)
     capture = session.run(feed)
     options.progress("reference", 2, 2)
-    return _Sample(feed, surveyed, noise, session, capture.outputs, capture.seconds)
+    return _Sample(feed, surveyed, admitted, session, capture.outputs, capture.seconds)
 
 
 def _distance(gold: np.ndarray, other: np.ndarray) -> float:
@@ -196,7 +200,9 @@ def _one_sample(model: Model, contender: Contender, blank: Candidate, sample: _S
     latency = latency_of(ready.session, sample.feed) if timed else None
     tolerance = options.tolerance or DEFAULTS[ready.precision]
     outputs = judge_outputs(sample.outputs, capture.outputs, sample.noise, tolerance)
-    verdict: Verdict = "parity" if all(o.passed for o in outputs) else "divergence"
+    tasks = task_results(options.judges, options.task_limits, sample.outputs, capture.outputs, options.labels)
+    agree = all(o.passed for o in outputs) and all(t.passed for t in tasks)
+    verdict: Verdict = "parity" if agree else "divergence"
     walk = _Walk(capture.outputs)
     status, reason = walk.run(sample, ready, str(contender), options)
     found = without_unread(walk.found, ready.variant, sample.feed)
@@ -216,7 +222,7 @@ def _one_sample(model: Model, contender: Contender, blank: Candidate, sample: _S
         first_bad=None if blamed is None else first_bad_of(*blamed), version=capture.version, device=capture.device,
         seconds=capture.seconds, latency=latency, notes=notes,
         model=None if contender.model is None else _facts(contender.model, contender.model),
-        accuracy=accuracies(sample.outputs, capture.outputs, options.labels))
+        accuracy=accuracies(sample.outputs, capture.outputs, options.labels), tasks=tasks)
 
 
 _WATCHING_HIDES = ("Watching changes the result by as much as the error itself, so no layer is blamed: the error comes "

@@ -20,7 +20,7 @@ from parity.graph.model import Model, temporary_folder
 from parity.graph.survey import Survey, survey
 from parity.precision.calibration import Calibration
 from parity.precision.reweigh import with_weights_of
-from parity.targets import VARIANTS
+from parity.targets import VARIANTS, Target
 
 if TYPE_CHECKING:
     from parity.precision.plan import Precision
@@ -81,7 +81,12 @@ def make_ready(model: Model, contender: Contender, surveyed: Survey, feed: Feed,
     notes: tuple[str, ...] = ()
     folder = temporary_folder()
     if target.precision in VARIANTS:
-        flat, notes = _variant(contender, own.flat, feed, calibration, Path(folder.name))
+        try:
+            flat, notes = variant_for(target, own.flat, feed, calibration, Path(folder.name))
+        except (UsageError, ModelError) as error:
+            if contender.asked:
+                raise
+            raise BackendUnavailable(error.message, error.hint) from error
         deployed, target = flat, replace(target, precision="fp32")
     fault = contender.fault
     runs = (deployed, flat) if fault is None else (fault.plant(flat), fault.plant(flat))
@@ -93,7 +98,8 @@ def make_ready(model: Model, contender: Contender, surveyed: Survey, feed: Feed,
     shown = frozenset(comparable_tensors(flat))
     if contender.model is not None and flat is own.flat:
         flat, notes = with_weights_of(surveyed.flat, flat)
-    sizes = {**dict.fromkeys(shown - own.sizes.keys(), 0), **own.sizes} if contender.model is None else own.sizes
+    added = shown.difference(comparable_tensors(own.flat))  # by the variant: small change, of no known size
+    sizes = {**dict.fromkeys(added, 0), **own.sizes}
     return Ready(session, flat, shown, sizes, precision, notes, folder)
 
 
@@ -123,17 +129,22 @@ def _survey_other(contender: Contender, feed: Feed, options: RunOptions) -> Surv
         return Survey(inline_functions(contender.model), {}, {})
 
 
-def _variant(contender: Contender, flat: Model, feed: Feed, calibration: Calibration | None, folder: Path,
-             ) -> tuple[Model, tuple[str, ...]]:
+def variant_for(target: Target, flat: Model, feed: Feed, calibration: Calibration | None, folder: Path,
+                ) -> tuple[Model, tuple[str, ...]]:
+    """The model in a target's precision, and what to tell of it.
+
+    Args:
+        target: in one of VARIANTS.
+        flat: the model.
+        feed: what INT8 ranges are taken from where there is no calibration.
+        calibration: samples for INT8 ranges.
+        folder: for converted weights.
+
+    Raises:
+        UsageError: there is nothing to quantise, or the standard has no such form.
+    """
     from parity.precision.variant import make_variant
 
-    assert contender.target is not None  # noqa: S101 - the caller looked
-    precision = cast("Precision", contender.target.precision)
     samples = calibration or replace(Calibration.of_feeds(flat, [feed], indicative=True), source="this run's inputs")
-    try:
-        variant = make_variant(flat, precision, samples, folder=folder)
-    except (UsageError, ModelError) as error:
-        if contender.asked:
-            raise
-        raise BackendUnavailable(error.message, error.hint) from error
+    variant = make_variant(flat, cast("Precision", target.precision), samples, folder=folder)
     return variant.model, variant.notes

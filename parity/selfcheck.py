@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from types import MappingProxyType
 from typing import TypeAlias
 
@@ -22,15 +23,18 @@ from parity.analysis.parting import Gap, LineUp, Pair, Parting, first_parting, g
 from parity.analysis.streams import Stream
 from parity.analysis.tolerance import DEFAULTS, model_precision
 from parity.backends.base import Feed, RunOptions, Session, backend_of
+from parity.contenders import Request, feeds_of
 from parity.errors import BackendFailed, FeedError, ModelError, UsageError
 from parity.graph.batch import batch_of, grown, places_of, row_axis
 from parity.graph.flatten import inline_functions
-from parity.graph.model import Model
+from parity.graph.model import Model, temporary_folder
 from parity.graph.survey import Survey, survey
+from parity.precision.calibration import Calibration
+from parity.preparation import variant_for
 from parity.report.checks import Check, describe, exit_status
-from parity.targets import Target
+from parity.targets import VARIANTS, Target
 
-__all__ = ["CHECKS", "Check", "describe", "exit_status", "run_checks"]
+__all__ = ["CHECKS", "Check", "check_file", "describe", "exit_status", "run_checks"]
 
 Outputs: TypeAlias = Mapping[str, np.ndarray]
 
@@ -58,6 +62,28 @@ def run_checks(model: Model, target: Target, feed: Feed, options: RunOptions,
             raise UsageError(f"no check is called {name!r}", f"Known: {', '.join(CHECKS)}.")
     bench = _Bench(model, target, feed, options)
     return tuple(_run(bench, name) for name in names)
+
+
+def check_file(request: Request, options: RunOptions, wanted: Sequence[str] | None = None) -> tuple[Check, ...]:
+    """Check the one target that a command line names.
+
+    Args:
+        request: with one target.
+        options: how to run.
+        wanted: names of checks; None for all.
+
+    Raises:
+        ParityError: as for `run_checks`; the model or its inputs cannot be read; no such variant can be made.
+    """
+    (target,) = map(Target.parse, request.targets)
+    model = Model.load(request.model)
+    feeds, _ = feeds_of(model, request, options.seed)
+    if target.precision not in VARIANTS:
+        return run_checks(model, target, feeds[0], options, wanted)
+    with temporary_folder() as folder:
+        samples = None if request.calibration is None else Calibration.load(model, request.calibration)
+        variant, _ = variant_for(target, survey(model, feeds[0], options.seed).flat, feeds[0], samples, Path(folder))
+        return run_checks(variant, replace(target, precision="fp32"), feeds[0], options, wanted)
 
 
 def _run(bench: _Bench, name: str) -> Check:

@@ -34,6 +34,7 @@ SMALL_MODELS = sorted((m.folder for m in REAL_MODELS), key=lambda f: (f / "model
 class Ground:
     """A model to plant faults in."""
 
+    model: Model
     flat: Model
     feed: Feed
     faults: Sequence[Fault]
@@ -45,10 +46,10 @@ def ground(folder: Path) -> Ground:
     model = Model.load(folder / "model.onnx")
     feed, _ = load_feed(model, [str(folder / "inputs.npz")])
     if "digits" in folder.name:  # a few rows show what hundreds would
-        feed = {n: v[:8] for n, v in feed.items()}
+        feed = {n: v[:4] for n, v in feed.items()}
     flat = survey(model, feed).flat
     values = all_values(flat, feed)
-    return Ground(model, feed, list(of_every_kind(flat, values)))
+    return Ground(model, flat, feed, list(of_every_kind(flat, values)))
 
 
 def of_every_kind(flat: Model, values: dict[str, np.ndarray]) -> Iterator[Fault]:
@@ -66,26 +67,22 @@ def of_every_kind(flat: Model, values: dict[str, np.ndarray]) -> Iterator[Fault]
                 continue  # the change makes no model that runs
 
 
-def candidate_of(place: Ground, fault: Fault, optimization: str = "all") -> Candidate:
-    """What is found of a fault on ONNX Runtime."""
-    flat = survey(place.flat, place.feed).flat
-    options = Options(RunOptions(optimization, threads=1))
-    return compare(place.flat, [Contender(Target("onnxruntime"), fault.plant(flat))], [place.feed], [],
-                   options=options).candidates[0]
+def planted(folder: Path, optimization: str = "all", words: str = "") -> list[Candidate]:
+    """Plant every fault, or those whose kind holds `words`; each must be named at the faulty node's output.
 
-
-def must_be_named(folder: Path, optimization: str = "all") -> list[Candidate]:
-    """Plant every fault; all that a runtime runs must be named at the faulty node's output."""
+    A fault that makes a model that no runtime runs is left out: nobody will deploy it.
+    """
     place = ground(folder)
+    faults = [f for f in place.faults if words in f.kind]
+    twins = [Contender(Target("onnxruntime"), f.plant(place.flat)) for f in faults]
+    report = compare(place.model, twins, [place.feed], [], options=Options(RunOptions(optimization, threads=1)))
     found, missed = [], []
-    for fault in place.faults:
-        candidate = candidate_of(place, fault, optimization)
-        if candidate.status == "failed":  # no runtime runs it, so nobody deploys it
-            continue
-        found.append(candidate)
+    for fault, candidate in zip(faults, report.candidates, strict=True):
         first = candidate.first_bad
-        if first is None or (first.tensor, first.kind) not in {(fault.tensor, k) for k in ("implementation", "nonfinite")}:
-            missed.append(f"{fault.kind} at {fault.tensor}: {first and (first.tensor, first.kind)}")
+        if candidate.status == "ok":
+            found.append(candidate)
+            if first is None or first.tensor != fault.tensor or first.kind == "precision":
+                missed.append(f"{fault.kind} at {fault.tensor}: {first and (first.tensor, first.kind)}")
     assert not missed
     return found
 
@@ -93,7 +90,7 @@ def must_be_named(folder: Path, optimization: str = "all") -> list[Candidate]:
 @pytest.mark.parametrize("folder", FIXTURE_FOLDERS, ids=lambda f: f.name)
 def test_every_kind_of_fault_is_named_in_the_fixtures(folder: Path) -> None:
     """One fault of each kind that fits the model: named at the faulty node's output, every one."""
-    assert len(must_be_named(folder)) >= 8
+    assert len(planted(folder)) >= 8
 
 
 def test_there_are_enough_faults_of_enough_kinds() -> None:
@@ -107,15 +104,9 @@ def test_there_are_enough_faults_of_enough_kinds() -> None:
 
 @pytest.mark.parametrize("optimization", ["off", "all"])
 def test_a_fault_that_the_outputs_hide_is_named(optimization: str) -> None:
-    """Verdict parity, and the hidden fault named all the same: some of the fixtures' faults are hidden."""
-    place = ground(FIXTURE_FOLDERS[1])
-    hidden = []
-    for fault in (f for f in place.faults if "FP16" in f.kind or "bias" in f.kind):
-        candidate = candidate_of(place, fault, optimization)
-        assert candidate.first_bad is not None
-        assert candidate.first_bad.tensor == fault.tensor
-        hidden += [fault] if candidate.verdict == "parity" else []
-    assert hidden
+    """Verdict parity, and the fault named all the same: the transformer hides what is lost in one FP16 tensor."""
+    candidates = planted(FIXTURE_FOLDERS[1], optimization, "FP16")
+    assert sum(c.verdict == "parity" for c in candidates) >= 3
 
 
 def test_hidden_faults_fail_only_when_strict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
@@ -153,4 +144,4 @@ def test_the_weakest_fault_of_a_weight(share: float) -> None:
 @pytest.mark.parametrize("folder", SMALL_MODELS, ids=lambda f: f.name)
 def test_every_kind_of_fault_is_named_in_real_models(folder: Path) -> None:
     """The same on the four smallest real models."""
-    assert len(must_be_named(folder)) >= 5
+    assert len(planted(folder)) >= 5

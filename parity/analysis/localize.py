@@ -89,7 +89,7 @@ def divergences(reference: Model, variant: Model, feed: Mapping[str, np.ndarray]
             value, right = shown.pull(name), expected.pull(name)
             if value is None:
                 if remaining[name]:
-                    _estimate(inputs, name, ruler, position)
+                    _estimate(inputs, own, name, ruler, position)
                 continue
             if name in wanted:
                 found = _divergence(ruler, position, places[name], value, right)
@@ -106,9 +106,10 @@ def divergences(reference: Model, variant: Model, feed: Mapping[str, np.ndarray]
                     shown.drop(name)
 
 
-def _estimate(inputs: Inputs, name: str, ruler: Ruler, position: int) -> None:
+def _estimate(inputs: Inputs, own: Rulers, name: str, ruler: Ruler, position: int) -> None:
     with suppress(ModelError):  # inputs that a fault upstream made unusable; then nobody knows this one either
-        inputs.estimate(name, ruler.gold[position], ruler.declared[position])
+        moved = own.moved.evaluate(ruler.node, ruler.narrow, ruler.outer[1])
+        inputs.estimate(name, ruler.gold[position], moved[position])
 
 
 def _of_own_type(ruler: Ruler, position: int, right: np.ndarray | None) -> np.ndarray | None:

@@ -9,6 +9,7 @@ from functools import cached_property
 import numpy as np
 
 from parity.analysis.judge import Ruler
+from parity.analysis.noise import Movement
 from parity.graph.constants import constant_values
 from parity.graph.executor import Executor
 from parity.graph.graph import Node
@@ -77,6 +78,7 @@ class Rulers:
         self.model = model
         self.gold = Executor(model, Arithmetic.DOUBLE)
         self.declared = Executor(model)
+        self.moved = Executor(model, rounding=Movement(0))  # what a kernel nobody saw may have made of it
 
     def at(self, node: Node, inputs: Inputs) -> Ruler | None:
         """The node at what the candidate's operator saw; None where one of its inputs was never seen."""

@@ -7,7 +7,7 @@ The constants of the floors were found on 21 trained models run by ONNX Runtime 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +15,7 @@ from onnx import TensorProto
 
 from parity.analysis.measure import METRICS, Comparison
 from parity.errors import UsageError
+from parity.graph.graph import Graph, Node
 from parity.graph.model import Model
 
 FP32_ROUNDOFF = 2.0**-24
@@ -52,8 +53,15 @@ class Tolerance:
     precision: str = ""
 
     @staticmethod
-    def parse(texts: tuple[str, ...] | list[str]) -> Tolerance | None:
-        """Read "fp16" or "rel_l2=1e-3", several together; None when there is none.
+    def parse(texts: Sequence[str], *, alone: bool = False) -> Tolerance | None:
+        """Read "fp16" or "rel_l2=1e-3", several together.
+
+        Args:
+            texts: each a precision or metric=value.
+            alone: other limits are in force, so that none among these means no limit.
+
+        Returns:
+            The tolerance; None for that of the target's precision.
 
         Raises:
             UsageError: an unknown precision or metric, or a limit that is not a number.
@@ -73,7 +81,7 @@ class Tolerance:
                 raise UsageError(f"tolerance {text!r}: {value!r} is not a number", "Write e.g. rel_l2=1e-3.") from error
             if math.isnan(limits[name]) or (METRICS[name].lower_is_better and limits[name] < 0):
                 raise UsageError(f"tolerance {text!r}: no error can be within {value}", "Write e.g. rel_l2=1e-3.")
-        return Tolerance(limits) if limits else None
+        return Tolerance(limits) if limits or alone else None
 
     def passes(self, comparison: Comparison, noise: float) -> bool:
         """Whether an output keeps to every limit.
@@ -109,13 +117,18 @@ def model_precision(model: Model) -> str:
     if any("QuantizeLinear" in n.op or "QLinear" in n.op for n in graph.nodes):
         return "int8"
     kinds = {t.data_type for t in graph.initializers.values()}
-    # A tensor that is cast down and back again was rounded, perhaps by mistake; nothing is computed in that type.
-    kinds |= {a.i for n in graph.nodes if n.op == "Cast" for a in n.proto.attribute if a.name == "to"
-              if any(reader.op != "Cast" for o in n.outputs for reader in graph.readers.get(o, ()))}
+    casts = [n for n in graph.nodes if n.op == "Cast" and not _is_undone(n, graph)]
+    kinds |= {a.i for n in casts for a in n.proto.attribute if a.name == "to"}
     names = {str(spec.dtype) for spec in graph.inputs}
     if TensorProto.BFLOAT16 in kinds or "bfloat16" in names:
         return "bf16"
     return "fp16" if TensorProto.FLOAT16 in kinds or "float16" in names else "fp32"
+
+
+def _is_undone(cast: Node, graph: Graph) -> bool:
+    """Whether what a Cast makes is only cast again: a tensor rounded, perhaps by mistake, in which nothing computes."""
+    readers = graph.readers.get(cast.outputs[0], ())
+    return bool(readers) and all(reader.op == "Cast" for reader in readers)
 
 
 def fp32_factor(op: str, elements_in: int, elements_out: int, largest_dim: int) -> float:

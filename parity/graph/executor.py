@@ -93,8 +93,8 @@ class Executor:
         Raises:
             ModelError: a node cannot be evaluated on these values; names the node and its first output.
         """
-        wanted = frozenset({*capture, *(o.name for o in self.model.graph.outputs)})
-        run = _Run(self, wanted)
+        wanted = dict.fromkeys([*(o.name for o in self.model.graph.outputs), *capture])
+        run = _Run(self, frozenset(wanted))
         scope = self.scope(feed)
         for _ in run.walk(self.model.graph, scope):
             pass

@@ -273,10 +273,7 @@ def _control(scope: Scope, node: Node, element: int, now: Choice) -> Choice:
     """If, Loop and Scan hand tensors in and out of their bodies: all of one type, or all as they are."""
     bodies = [scope.typed.body(node, name) for name in node.subgraphs]
     ends = [[body.of(o.name) for o in body.graph.proto.output] for body in bodies]
-    handed = [scope.typed.of(n) for n in node.inputs[{"If": 1, "Loop": 2}.get(node.op, 0):]]
-    starts = [bodies[0].of(i.name) for i in bodies[0].graph.proto.input]
-    agree = all(e == ends[0] for e in ends) and starts[len(starts) - len(handed):] == handed
-    if not agree or element not in slots(node)[1][0].allowed:
-        return now
+    if any(e != ends[0] for e in ends) or element not in slots(node)[1][0].allowed:
+        return now  # what one branch makes is not known
     return Choice(tuple(element if e in REALS else e for e in now.inputs),
                   tuple(element if e in REALS else e for e in now.outputs), element)

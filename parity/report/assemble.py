@@ -10,8 +10,9 @@ import numpy as np
 
 from parity.analysis.localize import Divergence
 from parity.analysis.outputs import OutputFinding, top1
+from parity.analysis.tasks import judge_tasks, within
 from parity.graph.graph import Node
-from parity.report.record import Candidate, FirstBad, Kind, Layer, TaskAccuracy
+from parity.report.record import Candidate, FirstBad, Kind, Layer, TaskAccuracy, TaskResult
 
 
 def layer_of(found: Divergence, limit: float) -> Layer:
@@ -53,6 +54,20 @@ def accuracies(reference: Mapping[str, np.ndarray], candidate: Mapping[str, np.n
         if right is not None and other is not None:
             rows.append(TaskAccuracy(name, right, other, len(labels)))
     return tuple(rows)
+
+
+def task_results(judges: Sequence[str], limits: Mapping[str, float], reference: Mapping[str, np.ndarray],
+                 candidate: Mapping[str, np.ndarray], labels: np.ndarray | None) -> tuple[TaskResult, ...]:
+    """What the judges that were asked for say; a limit asks for its judge.
+
+    Raises:
+        UsageError: a judge that fits no output.
+    """
+    asked = [*judges, *(j for j in limits if j not in {name.partition(":")[0] for name in judges})]
+    figures = judge_tasks(asked, reference, candidate, labels) if asked else ()
+    return tuple(
+        TaskResult(f.judge, f.output, f.value, limits.get(f.judge),
+                   f.judge not in limits or within(f, limits[f.judge]), f.detail) for f in figures)
 
 
 def first_bad_of(found: Divergence, kind: Kind) -> FirstBad:

@@ -111,7 +111,7 @@ def _pairs(rows: Iterable[tuple[str, str]]) -> str:
 def _targets(report: Report) -> str:
     if not report.candidates:
         return "<p class='notice'>No target was compared.</p>"
-    return _table("Verdict of each target", ("Target", "Verdict", "First bad layer", ">Worst output", ">Seconds"),
+    return _table("Verdict of each target", ("Target", "Verdict", "First bad layer", ">Worst output", ">Latency"),
                   [_target_row(i, candidate) for i, candidate in enumerate(report.candidates)])
 
 
@@ -124,7 +124,7 @@ def _target_row(place: int, candidate: Candidate) -> Sequence[str]:
     found = candidate.first_bad
     return (link + forecast, _badge(words.mark(candidate), words.verdict(candidate)),
             f"{_name(found.tensor)} <small>{_text(found.op)}</small>" if found else "–",
-            words.number(worst), words.number(candidate.seconds))
+            words.number(worst), _text(words.timing(candidate)))
 
 
 def _detail(report: Report, place: int) -> str:
@@ -133,7 +133,7 @@ def _detail(report: Report, place: int) -> str:
         return ""
     title = f"<h2 id='target-{place}'>On {_name(candidate.target)}</h2>"
     notes = "".join(f"<li>{_text(words.line(note))}</li>" for note in candidate.notes)
-    parts = (title, _first_bad(report, candidate), _outputs(candidate), _accuracy(candidate),
+    parts = (title, _first_bad(report, candidate), _outputs(candidate), _accuracy(candidate), _tasks(candidate),
              f"<h3>Notes</h3><ul>{notes}</ul>" if notes else "")
     return (f"<section class='detail' data-candidate='{place}' aria-labelledby='target-{place}'>"
             f"{''.join(parts)}</section>")
@@ -174,6 +174,14 @@ def _accuracy(candidate: Candidate) -> str:
     rows = [(_name(each.output), f"{each.reference:.1%}", f"{each.candidate:.1%}", f"{each.samples:,}")
             for each in candidate.accuracy]
     return "<h3>Accuracy</h3>" + _table("Task accuracy", ("Output", ">Reference", ">Candidate", ">Samples"), rows)
+
+
+def _tasks(candidate: Candidate) -> str:
+    if not candidate.tasks:
+        return ""
+    items = "".join(f"<li>{_text(words.task(t)) if t.passed else _badge('bad', words.task(t))}</li>"
+                    for t in candidate.tasks)
+    return f"<h3>Judged</h3><ul>{items}</ul>"
 
 
 def _seconds(seconds: float | None) -> str:

@@ -130,6 +130,27 @@ class TaskAccuracy:
 
 
 @dataclass(frozen=True)
+class TaskResult:
+    """An output judged as its users judge it.
+
+    Attributes:
+        judge: which one, e.g. "top1".
+        output: ONNX name of the output.
+        value: its figure.
+        limit: what the user asked for, if anything.
+        passed: whether the figure keeps to it.
+        detail: figures beside it, by name.
+    """
+
+    judge: str
+    output: str
+    value: float
+    limit: float | None
+    passed: bool
+    detail: Mapping[str, float]
+
+
+@dataclass(frozen=True)
 class Candidate:
     """One target held against the reference.
 
@@ -149,6 +170,7 @@ class Candidate:
         latency: of plain runs after a warm-up; None for what is emulated or was taken elsewhere.
         notes: plain sentences that a reader should know.
         accuracy: where labels were given.
+        tasks: the outputs judged as was asked for.
     """
 
     target: str
@@ -169,6 +191,7 @@ class Candidate:
     latency: Latency | None = None
     notes: tuple[str, ...] = ()
     accuracy: tuple[TaskAccuracy, ...] = ()
+    tasks: tuple[TaskResult, ...] = ()
     model: ModelFacts | None = None
     asked: bool = True
 
@@ -209,6 +232,7 @@ class Report:
     Attributes:
         verdict: "divergence" when an asked-for or real candidate's outputs fail, "error" when nothing could run.
         partial: the run was interrupted; what is here was measured before that.
+        proposals: judges that seem to fit the outputs, in words; none was assumed.
     """
 
     verdict: Verdict
@@ -221,6 +245,7 @@ class Report:
     command: str = ""
     samples: int = 1
     partial: bool = False
+    proposals: tuple[str, ...] = ()
     schema_version: int = SCHEMA_VERSION
 
     def to_json(self) -> str:

@@ -57,8 +57,15 @@ def _blocks(report: Report, width: int, *, verbose: bool, paths: Mapping[str, Pa
             yield from _surroundings(candidate, width)
     if not verbose:
         yield from _others([candidate for place, candidate in enumerate(report.candidates) if place != chosen])
-    yield from _facts(ran, paths)
+    yield from _speed(ran)
+    yield from _facts(ran, paths, verbose=verbose)
     yield Text.assemble("\n", ("Next: ", "bold"), words.next_step(report))
+
+
+def _speed(candidates: Sequence[Candidate]) -> Iterable[RenderableType]:
+    timed = [candidate for candidate in candidates if candidate.latency is not None]
+    if timed:
+        yield Text("\nLatency, unwatched: " + "; ".join(f"{words.target(c)} {words.timing(c)}" for c in timed), "dim")
 
 
 def _verdicts(report: Report) -> Iterable[RenderableType]:
@@ -157,11 +164,15 @@ def _layers(layers: Sequence[Layer], candidate: Candidate, width: int) -> Render
     return table
 
 
-def _facts(candidates: Sequence[Candidate], paths: Mapping[str, Path]) -> Iterable[RenderableType]:
+def _facts(candidates: Sequence[Candidate], paths: Mapping[str, Path], *, verbose: bool) -> Iterable[RenderableType]:
     accuracy = [Text(f"{words.visible(a.output)} on {words.target(c)}: {a.candidate:.1%}, reference {a.reference:.1%}, "
                      f"of {words.plural(a.samples, 'sample')}") for c in candidates for a in c.accuracy]
     if accuracy:
         yield from _titled("Accuracy", *accuracy)
+    judged = [Text(f"{words.target(c)}: {words.task(t, detail=verbose)}", "" if t.passed else _STYLES["bad"])
+              for c in candidates for t in c.tasks]
+    if judged:
+        yield from _titled("Judged", *judged)
     notes = [Text((f"{words.target(c)}: " if len(candidates) > 1 else "") + words.line(note))
              for c in candidates for note in c.notes]
     if notes:

@@ -6,7 +6,7 @@ import math
 import unicodedata
 from typing import Literal
 
-from parity.report.record import Candidate, FirstBad, Kind, Layer, Report
+from parity.report.record import Candidate, FirstBad, Kind, Layer, Report, TaskResult
 
 Mark = Literal["good", "bad", "warn", "none"]
 
@@ -197,3 +197,19 @@ def next_step(report: Report) -> str:
             "precision": f"Look at the value range at {place}: the number format loses it.",
             "nonfinite": f"Look at what overflows at {place}: its inputs are still finite."}[found.kind]
     return look + (" With --strict, the run fails on it." if mark(shown) == "warn" else "")
+
+
+def task(found: TaskResult, *, detail: bool = True) -> str:
+    """A judge's figure, its limit and, with `detail`, what stands beside it."""
+    limit = "" if found.limit is None else f" (limit {number(found.limit)}, {'kept' if found.passed else 'missed'})"
+    beside = ", ".join(f"{name} {number(value)}" for name, value in found.detail.items())
+    figure = f"{found.judge} of {visible(found.output)} {number(found.value)}{limit}"
+    return f"{figure}; {beside}" if detail and beside else figure
+
+
+def timing(candidate: Candidate) -> str:
+    """The latency in milliseconds with its spread; a dash where it was not measured."""
+    found = candidate.latency
+    if found is None:
+        return "–"
+    return f"{number(1e3 * found.median)} ms ({number(1e3 * found.low)} to {number(1e3 * found.high)})"

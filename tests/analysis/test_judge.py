@@ -123,7 +123,7 @@ def test_integers_and_booleans_are_equal_or_bad(change: str) -> None:
     mask = x > 0
     mask[0, 0] ^= change == "one"
     greater = node("Greater", ["x", "zero"], ["y"])
-    assert judged(greater, {"x": x, "zero": F32(0).reshape(())}, mask, weights=["zero"]).passed == (change == "none")
+    assert judged(greater, {"x": x, "zero": np.zeros((), F32)}, mask, weights=["zero"]).passed == (change == "none")
 
 
 def test_another_shape_is_a_mismatch() -> None:
@@ -257,7 +257,7 @@ def test_scales_along_an_axis(axis: int) -> None:
     along = scale.reshape((-1, 1) if axis == 0 else (1, -1)).astype(np.float64)
     right = np.rint(np.clip(x / along, -128, 127)).astype(np.int8)
     proto = node("QuantizeLinear", ["x", "s", "z"], ["y"], axis=axis)
-    inputs = {"x": x, "s": scale, "z": np.zeros(len(scale), np.int8)}
+    inputs: dict[str, np.ndarray] = {"x": x, "s": scale, "z": np.zeros(len(scale), np.int8)}
     assert judged(proto, inputs, right, weights=["s", "z"]).passed
     assert not judged(proto, inputs, np.roll(right, 1, axis), weights=["s", "z"]).passed
 
@@ -265,7 +265,7 @@ def test_scales_along_an_axis(axis: int) -> None:
 def test_a_weight_off_by_half_a_percent_is_found_in_int8() -> None:
     """The excess over half a step shows faults far smaller than a step."""
     x = RANDOM.normal(size=4096).astype(F32)
-    inputs = {"x": x, "s": np.array(0.03, F32), "z": np.array(0, np.int8)}
+    inputs: dict[str, np.ndarray] = {"x": x, "s": np.array(0.03, F32), "z": np.array(0, np.int8)}
     wrong = np.rint(quantised(x * F32(1.005), float(F32(0.03)), 0)).astype(np.int8)
     found = judged(QUANTIZE, inputs, wrong, weights=["s", "z"])
     assert not found.passed

@@ -15,7 +15,7 @@ from parity.analysis.streams import Stream
 from parity.graph.executor import Executor
 from parity.graph.feeds import seeded_feed
 from parity.graph.model import Model
-from parity.graph.ops.call import to_numpy
+from parity.graph.ops.call import from_numpy, to_numpy
 from tests.builders import CHAIN, chain
 
 GOOD = Model.from_proto(chain())
@@ -29,8 +29,8 @@ def values_of(fault: str = "") -> dict[str, np.ndarray]:
 
 def walked(candidate: Mapping[str, np.ndarray]) -> list[Divergence]:
     """The walk over what a candidate shows, all in one chunk."""
-    sides = (Stream(iter([values]), frozenset(values)) for values in (values_of(), dict(candidate)))
-    return list(divergences(GOOD, GOOD, FEED, *sides, frozenset(CHAIN)))
+    right, other = (Stream(iter([values]), frozenset(values)) for values in (values_of(), dict(candidate)))
+    return list(divergences(GOOD, GOOD, FEED, right, other, frozenset(CHAIN)))
 
 
 @pytest.mark.parametrize(("fault", "tensor"), [("w0", "a"), ("w1", "c"), ("w2", "e"), ("w3", "f")])
@@ -59,15 +59,8 @@ def test_two_faults_are_both_to_blame() -> None:
     """Faults do not hide one another."""
     both = values_of("w1")
     f = both["f"] * np.float32(1.5)
-    both["f"], both["y"] = f, to_numpy(Executor(GOOD).evaluate(GOOD.graph.nodes[6], [as_fed(f)])[0])
+    both["f"], both["y"] = f, to_numpy(Executor(GOOD).evaluate(GOOD.graph.nodes[6], [from_numpy(f)])[0])
     assert [d.tensor for d in walked(both) if d.to_blame] == ["c", "f"]
-
-
-def as_fed(value: np.ndarray) -> object:
-    """A numpy array as the executor takes it."""
-    from parity.graph.ops.call import from_numpy
-
-    return from_numpy(value)
 
 
 def test_a_stream_is_read_only_as_far_as_needed() -> None:
@@ -76,9 +69,13 @@ def test_a_stream_is_read_only_as_far_as_needed() -> None:
     stream = Stream(chunks, frozenset("abcz"))
     assert stream.pull("hidden") is None
     assert stream.values == {}
-    assert np.shape(stream.pull("a")) == (1,)
+    a = stream.pull("a")
+    assert a is not None
+    assert a.shape == (1,)
     assert set(stream.values) == {"a"}
-    assert np.shape(stream.pull("c")) == (3,)
+    c = stream.pull("c")
+    assert c is not None
+    assert c.shape == (3,)
     stream.drop("c")
     stream.drop("never")
     assert set(stream.values) == {"a", "b"}

@@ -15,7 +15,8 @@ def test_what_is_worth_comparing() -> None:
     """Results of the inputs that somebody reads, in order; neither weights, constants, masks nor dead ends."""
     proto = proto_of(
         [node("Identity", ["w"], ["constant"]), node("Dropout", ["x"], ["d", "mask"]),
-         node("Add", ["d", "constant"], ["a"]), node("Exp", ["a"], ["dead"]), node("Cast", ["mask"], ["m"], to=1), node("Mul", ["a", "m"], ["y"])],
+         node("Add", ["d", "constant"], ["a"]), node("Exp", ["a"], ["dead"]),
+         node("Cast", ["mask"], ["m"], to=1), node("Mul", ["a", "m"], ["y"])],
         outputs=[declared("y"), declared("x"), declared("w", (3,))], weights={"w": np.ones(3, np.float32)})
     assert comparable_tensors(Model.from_proto(proto)) == ("d", "a", "m", "y")
     assert comparable_tensors(Model.from_proto(chain())) == CHAIN

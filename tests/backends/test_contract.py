@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -107,12 +108,10 @@ def test_tensors_come_in_graph_order(target: Target) -> None:
 
 @pytest.mark.parametrize("target", TARGETS, ids=str)
 @pytest.mark.parametrize("folder", FIXTURE_FOLDERS, ids=lambda f: f.name)
-def test_memory_changes_the_stretches_not_the_values(target: Target, folder: object) -> None:
+def test_memory_changes_the_stretches_not_the_values(target: Target, folder: Path) -> None:
     """However little memory there is, every tensor has the same bits (graph optimisations off)."""
-    from pathlib import Path
-
-    model = Model.load(Path(str(folder)) / "model.onnx")
-    feed, _ = load_feed(model, [str(Path(str(folder)) / "inputs.npz")])
+    model = Model.load(folder / "model.onnx")
+    feed, _ = load_feed(model, [str(folder / "inputs.npz")])
     surveyed = survey(model, feed)
     names = comparable_tensors(surveyed.flat)
     whole, little = (watched(opened(model, surveyed, target, memory, "off"), feed, names, surveyed)
@@ -147,7 +146,8 @@ def test_what_is_shown_does_not_change_later(target: Target) -> None:
     feed, _ = seeded_feed(model, 0)
     surveyed = survey(model, feed)
     session = opened(model, surveyed, target, memory=1)
-    kept, copies = {}, {}
+    kept: dict[str, np.ndarray] = {}
+    copies: dict[str, np.ndarray] = {}
     for chunk in session.watch(feed, CHAIN, surveyed.sizes):
         kept.update(chunk)
         copies.update({n: v.copy() for n, v in chunk.items()})

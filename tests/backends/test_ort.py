@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -141,8 +142,6 @@ def test_a_failing_run_is_one_line() -> None:
 
 def test_what_is_written_goes_away_with_the_session() -> None:
     """The folder of cut models and weights is removed when the session is."""
-    from pathlib import Path
-
     session, feed, surveyed = session_of(chain(), memory=1)
     assert len(list(session.watch(feed, CHAIN, surveyed.sizes))) == 7
     folder = Path(session._folder.name)

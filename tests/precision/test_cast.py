@@ -182,6 +182,13 @@ def test_inputs_and_outputs_take_the_narrow_type_when_asked(precision: Precision
         HALF[precision]}
 
 
+def test_an_input_that_two_types_are_made_from_stays_fp32() -> None:
+    """An input that were FP16 would hand its BF16 reader rounded values."""
+    model = model_of("g (float[4] x) => (float[4] y, float[4] z) { y = Neg(x) z = Neg(x) }")
+    plan = plan_for(model, "fp16").keep(["z"], "bf16")
+    assert cast_to(model, plan, keep_io=False).graph.inputs[0].dtype == np.float32
+
+
 def test_an_input_whose_values_a_cast_to_integers_reads_stays_fp32() -> None:
     """Integers taken from an input are not taken from its rounded values."""
     model = model_of("g (float[1] x) => (int64[1] n, float[1] y) { n = Cast<to=7>(x) y = Relu(x) }")
@@ -277,6 +284,14 @@ def test_what_reads_no_values_gets_no_cast() -> None:
     assert ops_of(half(model)) == ["Cast", "Relu", "Relu", "Shape", "ArgMax"]
 
 
+def test_what_reads_any_type_but_the_narrow_one_gets_a_cast() -> None:
+    """IsInf takes FP32 and FP64 only before opset 20."""
+    model = model_of("g (float[4] x) => (bool[4] y) { a = Relu(x) y = IsInf(a) }")
+    variant = half(model)
+    check(variant)
+    assert ops_of(variant) == ["Cast", "Relu", "Cast", "IsInf"]
+
+
 def test_casts_of_the_models_own_become_identities_where_they_are_idle() -> None:
     """A user's round trip through FP16 costs nothing in an FP16 region, and keeps its names."""
     model = model_of("""g (float[4] x) => (float[4] y) {
@@ -300,6 +315,29 @@ def test_a_cast_at_the_border_goes_straight_there() -> None:
     variant = cast_to(model, plan_for(model, "fp32").keep(["a"], "fp16"))
     assert cancelling(variant) == set()
     assert on_ort(variant, {"x": np.ones(4, np.float32)})["y"].dtype == np.float16
+
+
+def test_a_cast_of_the_models_own_shares_one_that_is_needed_anyway() -> None:
+    """Where a later reader needs what the user's Cast makes, there is still one Cast of that tensor."""
+    model = model_of("g (float[4] x) => (float16[4] a, float[4] y) { a = Cast<to=10>(x) y = Neg(x) }")
+    assert ops_of(cast_to(model, plan_for(model, "fp16"))) == ["Cast", "Identity", "Neg", "Cast"]
+
+
+def test_a_weight_that_the_model_casts_is_stored_as_it_is_cast() -> None:
+    """Unless the type cannot hold it: then the Cast stays, and makes the Inf that it always made."""
+    model = model_of("""g (float[2] x) => (float16[2] a, float16[2] b, float[2] y) {
+        a = Cast<to=10>(w) b = Cast<to=10>(huge) y = Add(x, w) }""",
+                     weights={"w": np.ones(2, np.float32), "huge": np.full(2, 1e6, np.float32)})
+    variant = half(model, "fp16", "y")
+    assert ops_of(variant) == ["Identity", "Cast", "Add"]
+    assert [variant.weight(n).dtype for n in ("w", "w/fp16", "huge")] == [np.float32, np.float16, np.float32]
+
+
+def test_what_is_counted_in_a_weight_is_counted_before_rounding() -> None:
+    """A number that FP16 turns to 0 is no zero to NonZero."""
+    model = model_of("g (float[2] x) => (float[2] y, int64[1,N] n) { y = Add(x, w) n = NonZero(w) }",
+                     weights={"w": np.array([1e-9, 0], np.float32)})
+    assert on_ort(half(model), {"x": np.zeros(2, np.float32)})["n"].tolist() == [[0]]
 
 
 def test_rounding_that_the_model_does_itself_is_kept() -> None:
@@ -361,6 +399,36 @@ def test_scan_and_loop_hand_over_the_narrow_type() -> None:
     assert not any(n.op == "Cast" for body in bodies for n in body.nodes)
     for name, expected in on_ort(model, values).items():
         np.testing.assert_array_equal(on_ort(variant, values)[name], expected)  # small integers and halves are exact
+
+
+def test_a_branch_may_hand_out_what_it_reads_from_outside() -> None:
+    """It then hands out the tensor of the type that the If makes."""
+    model = model_of("""g (float[2] x, bool yes) => (float[2] y) { a = Relu(x)
+        b = If(yes) <then_branch = g1 () => (float[2] t) { t = Neg(a) }, else_branch = g2 () => (float[2] a) { }>
+        y = Relu(b) }""")
+    values = {"x": np.array([1.5, -2.0], np.float32), "yes": np.array(False)}
+    for keep in ((), ("a",), ("b",)):
+        variant = half(model, "fp16", *keep)
+        got = Executor(variant).run(values, capture=["b"])
+        assert got["b"].dtype == TORCH[read_types(variant).of("b")]  # type: ignore[union-attr]
+        np.testing.assert_array_equal(np.asarray(got["y"]), [1.5, 0])
+
+
+def test_an_if_stays_as_it_is_where_one_branch_is_unknown() -> None:
+    """An operator that nobody knows makes what it makes, so the other branch makes FP32, too."""
+    branches = []
+    for name, op, domain in (("t", "Neg", ""), ("e", "Mystery", "acme")):
+        node = helper.make_node(op, ["x"], [name], domain=domain)
+        branches.append(helper.make_graph([node], name, [], [onnx.ValueInfoProto(name=name)]))
+    node = helper.make_node("If", ["yes"], ["y"], then_branch=branches[0], else_branch=branches[1])
+    infos = [helper.make_tensor_value_info(n, e, s) for n, e, s in
+             (("x", FLOAT, [4]), ("yes", TensorProto.BOOL, []), ("y", FLOAT, [4]))]
+    opsets = [helper.make_opsetid("", 18), helper.make_opsetid("acme", 1)]
+    proto = helper.make_model(helper.make_graph([node], "g", infos[:2], infos[2:]), opset_imports=opsets)
+    variant = half(Model.from_proto(proto))
+    body = next(n for n in variant.graph.nodes if n.op == "If").subgraphs["then_branch"]
+    assert [n.op for n in body.nodes] == ["Neg", "Cast"]
+    assert ops_of(variant) == ["Cast", "If"]
 
 
 def test_local_functions_are_inlined() -> None:
