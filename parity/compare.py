@@ -128,6 +128,10 @@ def compare(model: Model, contenders: Sequence[Contender], feeds: Sequence[Feed]
         ParityError: the reference itself cannot run. What befalls a contender is in the report.
     """
     samples = [_reference_run(model, feed, reference, options) for feed in feeds]
+    right = samples[0].outputs
+    if options.labels is not None and not accuracies(right, right, options.labels):
+        raise FeedError(f"{len(options.labels)} labels are given, but no output has a row of scores for each",
+                        "Give one label for each row of the batch.")
     candidates: list[Candidate] = []
     partial = False
     for contender in contenders:

@@ -190,6 +190,14 @@ def test_options_for_seeded_inputs_exclude_files(command: CommandLine, model: Pa
     could_not(command.compare(model, *given, "--shape", "x=4x8"), "--shape")
 
 
+@pytest.mark.parametrize("labels", [np.zeros(7, np.int64), np.zeros(4), np.zeros((4, 1), np.int64)])
+def test_labels_that_fit_no_output_are_refused(command: CommandLine, model: Path, tmp_path: Path,
+                                               labels: np.ndarray) -> None:
+    """Labels that could only be left unused, silently, are refused: of another count, type or rank."""
+    np.save(tmp_path / "labels.npy", labels)
+    could_not(command.compare(model, "--labels", tmp_path / "labels.npy"), "label")
+
+
 @pytest.mark.parametrize("target", ["nonsense", "onnxruntime:fp99", "pytorch@"])
 def test_an_impossible_target_is_told_before_anything_runs(command: CommandLine, model: Path, target: str,
                                                            monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,18 +6,16 @@ Strict JSON has no NaN or infinity, so a non-finite number is written as "nan", 
 from __future__ import annotations
 
 import json
-import math
-import types
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, is_dataclass
-from functools import cache
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Literal
 
 from parity.analysis.localize import Kind as Kind  # noqa: PLC0414 - renderers take it from here
 from parity.analysis.measure import Comparison
 from parity.backends.latency import Latency
 from parity.errors import UsageError
+from parity.report.codec import decode, encode
 
 SCHEMA_VERSION = 1
 
@@ -250,7 +248,7 @@ class Report:
 
     def to_json(self) -> str:
         """The report as strict JSON."""
-        return json.dumps(_encode(self), indent=1, allow_nan=False, ensure_ascii=False)
+        return json.dumps(encode(self), indent=1, allow_nan=False, ensure_ascii=False)
 
     @staticmethod
     def from_json(text: str) -> Report:
@@ -268,7 +266,7 @@ class Report:
             raise UsageError(f"not a parity report of schema version {SCHEMA_VERSION} (found {version!r})",
                              "Run `parity compare` again with this version.")
         try:
-            return _decode(data, Report)
+            return decode(data, Report)
         except (KeyError, TypeError, ValueError) as error:
             raise UsageError(f"the report is damaged ({error})", "Run `parity compare` again.") from error
 
@@ -283,50 +281,3 @@ class Report:
             return Report.from_json(path.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError) as error:
             raise UsageError(f"cannot read {path} ({error})", "Check the path.") from error
-
-
-def _encode(value: object) -> object:
-    if is_dataclass(value):
-        return {f.name: _encode(getattr(value, f.name)) for f in fields(value)}
-    if isinstance(value, float) and not math.isfinite(value):
-        return "nan" if math.isnan(value) else "inf" if value > 0 else "-inf"
-    if isinstance(value, Mapping):
-        return {str(k): _encode(v) for k, v in value.items()}
-    if isinstance(value, tuple | list):
-        return [_encode(v) for v in value]
-    return value
-
-
-_T = TypeVar("_T")
-
-
-@cache
-def _types(cls: type) -> dict[str, Any]:
-    return get_type_hints(cls)
-
-
-def _decode(data: Any, kind: type[_T]) -> _T:
-    return _as(data, kind)  # type: ignore[no-any-return]
-
-
-def _as(data: Any, kind: Any) -> Any:
-    origin, arguments = get_origin(kind), get_args(kind)
-    if origin in (Union, types.UnionType):
-        return None if data is None else _as(data, next(a for a in arguments if a is not type(None)))
-    if origin is Literal:
-        return _checked(data, data in arguments, arguments)
-    if is_dataclass(kind):
-        _checked(data, isinstance(data, dict), kind)
-        known = _types(kind)  # type: ignore[arg-type]
-        return kind(**{name: _as(data[name], hint) for name, hint in known.items() if name in data})  # type: ignore[operator]
-    if origin is tuple:
-        return tuple(_as(item, arguments[0]) for item in _checked(data, isinstance(data, list), kind))
-    if isinstance(origin, type) and issubclass(origin, Mapping):
-        return {k: _as(v, arguments[1]) for k, v in _checked(data, isinstance(data, dict), kind).items()}
-    return float(data) if kind is float else _checked(data, isinstance(data, kind), kind)
-
-
-def _checked(data: Any, fits: bool, kind: object) -> Any:
-    if not fits:
-        raise TypeError(f"{str(data)[:40]!r} is not {kind}")
-    return data
