@@ -36,7 +36,7 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     feed = dict(np.load(fixture / "inputs.npz"))
     values = Executor(Model.load(fixture / "model.onnx")).run(feed, ["relu_1"])
     tensors = {**feed, **{n: to_numpy(v) for n, v in values.items()}}
-    np.savez(folder / "dump.npz", **tensors)  # type: ignore[arg-type] # numpy's stubs take names for options
+    np.savez(folder / "dump.npz", **tensors)
     for line in ("compare model.onnx -o reports/model",
                  "convert model.onnx --precision int8 --calibration samples.npz -o model_int8.onnx"):
         subprocess.run([parity(), *line.split()], cwd=folder, check=True, capture_output=True)
