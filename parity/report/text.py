@@ -159,7 +159,7 @@ def _layers(layers: Sequence[Layer], candidate: Candidate, width: int) -> Render
         name = Text(_elided(words.visible(layer.tensor), room), style)
         table.add_row(Text(words.SIGNS[mark], _STYLES[mark]), name, *op,
                       *([words.number(layer.precision)] if formats else []),
-                      Text(words.number(words.own_error(layer)), style), words.number(layer.floor),
+                      Text(words.number(words.own_error(layer)), style), words.floor(layer),
                       words.number(layer.accumulated.rel_l2 if layer.accumulated else None))
     return table
 

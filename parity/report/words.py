@@ -136,6 +136,11 @@ def ratio(local: float | None, floor: float | None) -> float | None:
     return local / floor
 
 
+def floor(layer: Layer) -> str:
+    """The error that a layer is allowed; an operator without arithmetic is allowed none but a flushed subnormal."""
+    return "exact" if layer.floor is not None and layer.floor < 1e-30 else number(layer.floor)
+
+
 def layer_ratio(layer: Layer) -> float | None:
     """What a layer adds by itself, its number format aside, over its floor."""
     return ratio(own_error(layer), layer.floor)
