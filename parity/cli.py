@@ -6,6 +6,7 @@ import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -59,8 +60,7 @@ def cli() -> None:
 @click.option("--strict", is_flag=True, help="Fail on a named fault even where the outputs hide it.")
 @click.option("--optimization", type=click.Choice(["off", "basic", "extended", "all"]), default="all",
               show_default=True, help="Graph optimisation level of the runtime.")
-@click.option("--threads", default=0, type=click.IntRange(0, 1024),
-              help="Threads within an operator; 0: the runtime's choice.")
+@click.option("--threads", type=click.IntRange(1, 1024), help="Threads within an operator. Default: one a core.")
 @click.option("--memory", default=512, show_default=True, type=click.IntRange(1), metavar="MB",
               help="Tensors that a watched run may hold at a time.")
 @click.option("-o", "--output", type=_EXISTING, metavar="DIR", help="Folder for the report. Default: reports/MODEL.")
@@ -72,7 +72,7 @@ def cli() -> None:
 def compare(model: Path, candidate_files: tuple[Path, ...], reference: str, candidates: tuple[str, ...],
             inputs: tuple[str, ...], labels: Path | None, calibration: Path | None, seed: int,
             shapes: tuple[str, ...], samples: int, tolerances: tuple[str, ...], judges: tuple[str, ...],
-            strict: bool, optimization: str, threads: int, memory: int, output: Path | None,
+            strict: bool, optimization: str, threads: int | None, memory: int, output: Path | None,
             json_path: Path | None, no_html: bool, no_fixes: bool, verbose: bool) -> None:
     """Run MODEL on a reference and on candidates, and say at which tensor they part.
 
@@ -95,7 +95,8 @@ def compare(model: Path, candidate_files: tuple[Path, ...], reference: str, cand
     ensure_writable(folder)
     if json_path is not None:
         ensure_writable(json_path.parent)
-    run = RunOptions(optimization, threads, seed, memory * 2**20)
+    run = RunOptions(optimization, seed=seed, memory=memory * 2**20)
+    run = run if threads is None else replace(run, threads=threads)
     limits, rest = task_limits(tolerances)
     with _progress() as progress:
         report = compare_files(
@@ -165,10 +166,9 @@ def convert(model: Path, precision: Precision, plan: Path | None, calibration: P
 @click.option("--shape", "shapes", multiple=True, metavar="NAME=1x3x224x224", help="Shape of a seeded input.")
 @click.option("--only", multiple=True, metavar="CHECK",
               help="repeat, rows, batch, optimization or rebuild; repeatable.")
-@click.option("--threads", default=0, type=click.IntRange(0, 1024),
-              help="Threads within an operator; 0: the runtime's choice.")
+@click.option("--threads", type=click.IntRange(1, 1024), help="Threads within an operator. Default: one a core.")
 def check(model: Path, target: str, inputs: tuple[str, ...], calibration: Path | None, seed: int,
-          shapes: tuple[str, ...], only: tuple[str, ...], threads: int) -> None:
+          shapes: tuple[str, ...], only: tuple[str, ...], threads: int | None) -> None:
     """Check a target against itself: repeatable? does a row depend on its batch, or a result on optimisation?
 
     \b
@@ -180,7 +180,8 @@ def check(model: Path, target: str, inputs: tuple[str, ...], calibration: Path |
     from parity.selfcheck import check_file, describe, exit_status
 
     request = Request(model, targets=[target], inputs=inputs, shapes=shapes, calibration=calibration)
-    checks = check_file(request, RunOptions(threads=threads, seed=seed), only or None)
+    run = RunOptions(seed=seed)
+    checks = check_file(request, run if threads is None else replace(run, threads=threads), only or None)
     click.echo(describe(checks))
     sys.exit(exit_status(checks))
 

@@ -19,7 +19,7 @@ def environment(options: RunOptions) -> dict[str, str]:
             found[package] = version(package)
         except PackageNotFoundError:
             continue
-    return {**found, "optimization": options.optimization, "threads": str(options.threads or "runtime's choice")}
+    return {**found, "optimization": options.optimization, "threads": str(options.threads)}
 
 
 def _processor() -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Protocol
@@ -25,13 +26,14 @@ class RunOptions:
 
     Attributes:
         optimization: graph optimisation level of the runtime: "off", "basic", "extended" or "all".
-        threads: intra-op threads; 0 lets the runtime choose.
+        threads: intra-op threads; as many as this process may use cores, unless said otherwise.
         seed: for runtimes with random operators.
         memory: bytes of tensors that a watched run may hold at a time.
     """
 
     optimization: str = "all"
-    threads: int = 0
+    threads: int = field(default_factory=lambda: len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity")
+                         else os.cpu_count() or 1)
     seed: int = 0
     memory: int = 512 * 2**20
 

@@ -36,8 +36,7 @@ class PyTorch:
         if target.precision not in _ARITHMETIC:
             raise BackendUnavailable(f"pytorch:{target.precision} is not emulated yet",
                                      "Use pytorch or pytorch:fp64.")
-        if options.threads:
-            torch.set_num_threads(options.threads)
+        torch.set_num_threads(options.threads)
         return TorchSession(model, flat, _ARITHMETIC[target.precision], options)
 
 
