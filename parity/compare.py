@@ -18,7 +18,7 @@ from parity.analysis.localize import Divergence, divergences, first_to_blame
 from parity.analysis.match import comparable_tensors
 from parity.analysis.measure import measure
 from parity.analysis.noise import noise
-from parity.analysis.outputs import OutputFinding, absence_notes, judge_outputs, noise_notes
+from parity.analysis.outputs import OutputFinding, absence_notes, judge_outputs, noise_notes, random_notes, value_notes
 from parity.analysis.reads import without_unread
 from parity.analysis.streams import Stream
 from parity.analysis.tasks import propose
@@ -127,24 +127,32 @@ def compare(model: Model, contenders: Sequence[Contender], feeds: Sequence[Feed]
     Raises:
         ParityError: the reference itself cannot run. What befalls a contender is in the report.
     """
-    samples = [_reference_run(model, feed, reference, options) for feed in feeds]
-    right = samples[0].outputs
-    if options.labels is not None and not accuracies(right, right, options.labels):
-        raise FeedError(f"{len(options.labels)} labels are given, but no output has a row of scores for each",
-                        "Give one label for each row of the batch.")
-    candidates: list[Candidate] = []
+    if options.calibration is None:  # of all samples, so that every one of them runs the same variant
+        samples = Calibration.of_feeds(model, feeds, indicative=True)
+        options = replace(options, calibration=replace(samples, source="this run's inputs"))
+    found: list[list[Candidate]] = [[] for _ in contenders]
+    first: _Sample | None = None
     partial = False
-    for contender in contenders:
-        found = _candidate(model, contender, samples, options)
-        candidates.append(found)
-        if found.reason == INTERRUPTED:
-            partial = True
-            break
+    try:
+        for feed in feeds:
+            sample = _reference_run(model, feed, reference, options)
+            first = first or sample
+            for contender, so_far in zip(contenders, found, strict=True):
+                if not so_far or so_far[-1].status == "ok":
+                    so_far.append(_candidate(model, contender, sample, options))
+                    if so_far[-1].reason == INTERRUPTED:
+                        raise KeyboardInterrupt  # noqa: TRY301 - it ends both loops
+    except KeyboardInterrupt:
+        if first is None:
+            raise
+        partial = True
+    assert first is not None  # noqa: S101 - there is at least one feed
+    candidates = tuple(worst_of(so_far) for so_far in found if so_far)
     return Report(
-        _overall(candidates), _facts(model, samples[0].survey.flat), tuple(inputs), options.run.seed,
-        environment(options.run), Reference(str(reference), "ok", samples[0].seconds), tuple(candidates),
-        command=options.command, samples=len(samples), partial=partial,
-        proposals=() if options.judges else tuple(propose(samples[0].outputs)))
+        _overall(candidates), _facts(model, first.survey.flat), tuple(inputs), options.run.seed,
+        environment(options.run), Reference(str(reference), "ok", first.seconds), candidates,
+        command=options.command, samples=len(feeds), partial=partial,
+        proposals=() if options.judges else tuple(propose(first.outputs)))
 
 
 INTERRUPTED = "interrupted"
@@ -172,6 +180,9 @@ def _reference_run(model: Model, feed: Feed, target: Target, options: Options) -
     session = backend_of(target).open(model, surveyed.flat, target, options.run)
     capture = session.run(feed)
     options.progress("reference", 2, 2)
+    if options.labels is not None and not accuracies(capture.outputs, capture.outputs, options.labels):
+        raise FeedError(f"{len(options.labels)} labels are given, but no output has a row of scores for each",
+                        "Give one label for each row of the batch.")
     return _Sample(feed, surveyed, admitted, session, capture.outputs, capture.seconds)
 
 
@@ -179,22 +190,17 @@ def _distance(gold: np.ndarray, other: np.ndarray) -> float:
     return measure(gold, other).rel_l2 if gold.shape == other.shape else math.inf
 
 
-def _candidate(model: Model, contender: Contender, samples: Sequence[_Sample], options: Options) -> Candidate:
-    """Run one contender on every sample; of each tensor the worst is reported."""
-    found: list[Candidate] = []
+def _candidate(model: Model, contender: Contender, sample: _Sample, options: Options) -> Candidate:
+    """Run one contender on one sample; what befalls it is in its status."""
     blank = Candidate(str(contender), "ok", asked=contender.asked, emulated=contender.emulated)
     try:
-        for sample in samples:
-            found.append(_one_sample(model, contender, blank, sample, options))
-            if found[-1].status != "ok":
-                break
+        return _one_sample(model, contender, blank, sample, options)
     except KeyboardInterrupt:
-        found.append(replace(blank, status="failed", reason=INTERRUPTED))
+        return replace(blank, status="failed", reason=INTERRUPTED)
     except BackendUnavailable as error:
-        found.append(replace(blank, status="unavailable", reason=str(error)))
+        return replace(blank, status="unavailable", reason=str(error))
     except (BackendFailed, FeedError, MatchError, ModelError) as error:
-        found.append(replace(blank, status="failed", reason=str(error)))
-    return worst_of(found)
+        return replace(blank, status="failed", reason=str(error))
 
 
 def _one_sample(model: Model, contender: Contender, blank: Candidate, sample: _Sample, options: Options) -> Candidate:
@@ -214,7 +220,8 @@ def _one_sample(model: Model, contender: Contender, blank: Candidate, sample: _S
     blamed = first_to_blame(found, outputs_fail=verdict == "divergence" or not outputs, limit=limit)
     if not outputs and blamed is not None:  # tensors taken elsewhere, no graph output among them: they decide
         verdict = "divergence"
-    notes = (*ready.notes, *absence_notes(sample.outputs, capture.outputs), *noise_notes(outputs, tolerance))
+    notes = (*ready.notes, *absence_notes(sample.outputs, capture.outputs), *value_notes(outputs, sample.outputs),
+             *random_notes(ready.variant), *noise_notes(outputs, tolerance))
     if blamed is not None and blamed[1] == "precision" and _hidden_by_watching(outputs, walk.moved):
         blamed = None
         notes = (*notes, _WATCHING_HIDES)

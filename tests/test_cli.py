@@ -371,7 +371,8 @@ def test_interrupted_before_anything_was_measured(command: CommandLine, model: P
 
 
 _SLOW_RUN = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background would ignore it
 from parity.backends.ort import OrtSession
 from parity.cli import main
 watch = OrtSession.watch

@@ -11,7 +11,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 
 from parity.analysis.judge import Judgement, Ruler, judge
-from parity.analysis.match import moves_only
+from parity.analysis.match import draws_randomly, moves_only
 from parity.analysis.measure import Comparison, measure
 from parity.analysis.streams import Inputs, Rulers, Stream
 from parity.errors import MatchError, ModelError
@@ -161,10 +161,8 @@ def _divergence(ruler: Ruler, position: int, place: int, value: np.ndarray, righ
 
 
 def _draws(ruler: Ruler) -> bool:
-    """Whether an operator draws random numbers, which no two runtimes draw alike."""
-    op = ruler.node.proto.op_type
-    training = op == "Dropout" and len(ruler.wide) > 2 and ruler.wide[2] is not None and bool(ruler.wide[2])
-    return training or op.startswith(("Random", "Bernoulli", "Multinomial"))
+    op, training = ruler.node.proto.op_type, ruler.wide[2] if len(ruler.wide) > 2 else None
+    return draws_randomly(op, training=op == "Dropout" and training is not None and bool(training))
 
 
 def _measured(right: np.ndarray | None, value: np.ndarray) -> Comparison | None:
@@ -220,7 +218,7 @@ def first_to_blame(found: Sequence[Divergence], *, outputs_fail: bool, limit: fl
             return d, "nonfinite" if d.judgement is not None and d.judgement.nonfinite else "implementation"
     if outputs_fail:
         for d in found:
-            if d.accumulated is None or not d.accumulated.rel_l2 <= limit:
+            if d.accumulated is not None and not d.accumulated.rel_l2 <= limit:
                 return d, "precision"
     return None
 

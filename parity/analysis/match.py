@@ -58,3 +58,8 @@ def takes(node: Node, tensor: str) -> bool:
     positions = MOVES[node.op]
     used = [i for i, n in enumerate(node.inputs) if n == tensor]
     return positions is None or all(i in positions for i in used)
+
+
+def draws_randomly(op_type: str, *, training: bool) -> bool:
+    """Whether an operator draws random numbers, which no two runtimes draw alike; Dropout does in training."""
+    return op_type.startswith(("Random", "Bernoulli", "Multinomial")) or (op_type == "Dropout" and training)

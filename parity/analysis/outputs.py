@@ -8,9 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from parity.analysis.match import draws_randomly
 from parity.analysis.measure import Comparison, measure
 from parity.analysis.tolerance import Tolerance
 from parity.errors import MatchError
+from parity.graph.model import Model
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,8 @@ def judge_outputs(reference: Mapping[str, np.ndarray], candidate: Mapping[str, n
             continue
         value, own = candidate[name], noise.get(name, 0.0)
         comparison = _measured(expected, value)
-        exact = expected.dtype.kind in "biuOSU" and tolerance.precision != "int8" and own == 0.0
+        whole = expected.dtype.kind in "biu" and tolerance.precision != "int8" and own == 0.0
+        exact = whole or expected.dtype.kind in "OSU"
         passed = comparison is not None and (comparison.identical if exact else tolerance.passes(comparison, own))
         found.append(OutputFinding(name, value.dtype.name, value.shape, comparison, own, tolerance.rel_l2(own), passed))
     return tuple(found)
@@ -82,6 +85,29 @@ def noise_notes(outputs: Sequence[OutputFinding], tolerance: Tolerance) -> tuple
         f"The model amplifies rounding: correct FP32 runs of it may differ by {o.noise:.1e} (relative L2) in output "
         f"{o.name!r}, so up to {o.limit:.1e} is accepted there."
         for o in outputs if o.limit > usual and math.isfinite(usual))
+
+
+def value_notes(outputs: Sequence[OutputFinding], reference: Mapping[str, np.ndarray]) -> tuple[str, ...]:
+    """A sentence for every output of which there was little to compare, or none."""
+    notes = []
+    for output in outputs:
+        found = output.comparison
+        if found is None:
+            shapes = f"{list(output.shape)}, the reference's {list(reference[output.name].shape)}"
+            notes.append(f"Output {output.name!r} has shape {shapes}.")
+        elif found.size == 0:
+            notes.append(f"Output {output.name!r} has no elements, so there was nothing to compare.")
+        elif found.nan_reference and found.nan_reference == found.nan:
+            notes.append(f"Output {output.name!r} is NaN on both sides in {found.nan} of {found.size} elements, "
+                         "which say nothing.")
+    return tuple(notes)
+
+
+def random_notes(model: Model) -> tuple[str, ...]:
+    """A sentence for every node that draws random numbers."""
+    return tuple(
+        f"Node {node.label!r} ({node.op}) draws random numbers, so outputs that depend on it differ from run to run; "
+        "`parity check` shows it." for node in model.graph.nodes if draws_randomly(node.proto.op_type, training=False))
 
 
 def top1(scores: np.ndarray, labels: np.ndarray) -> float | None:

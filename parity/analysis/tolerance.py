@@ -94,11 +94,14 @@ class Tolerance:
         return all(METRICS[m].within(METRICS[m].of(comparison), limit) for m, limit in limits.items())
 
     def rel_l2(self, noise: float) -> float:
-        """The limit on relative L2, raised to what the model's own rounding makes of it."""
-        return max(self.limits.get("rel_l2", math.inf), NOISE_FACTOR * noise if math.isfinite(noise) else 0.0)
+        """The limit on relative L2, raised to what the model's own rounding makes of it, but not past NOISE_CAP."""
+        raised = min(NOISE_FACTOR * noise, NOISE_CAP) if math.isfinite(noise) else 0.0
+        return max(self.limits.get("rel_l2", math.inf), raised)
 
 
 NOISE_FACTOR = 10.0
+# Relative L2 at which two tensors have little in common: no noise excuses more.
+NOISE_CAP = 0.5
 
 # Relative L2 of an output. FP32 leaves three digits of slack over ordinary summation-order noise; the others are
 # a few units of the format's own resolution (2^-11, 2^-8, a percent of the range) grown over tens of layers.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 
 import numpy as np
 from onnx import numpy_helper
@@ -46,16 +47,17 @@ def with_weights_of(reference: Model, variant: Model) -> tuple[Model, tuple[str,
     Raises:
         ModelError: a weight cannot be read.
     """
+    variant, told = _paired(variant)
     compared = list(_operands(reference, variant))
     wrong = [o for o in compared if not o.right]
     if not wrong:
-        return variant, ()
+        return variant, told
     matrices = [o for o in compared if o.rounded.ndim > 1]
     changed = sum(not o.right for o in matrices)
     if changed > max(_HANDFUL, _RETRAINED * len(matrices)):
         note = (f"{changed} of {len(matrices)} weights are not roundings of the reference's: the variant was "
                 "trained or transformed, and is judged by its own.")
-        return variant, (note,)
+        return variant, (*told, note)
     proto = shallow_copy(variant.proto)
     by_output = {o: n for n in proto.graph.node for o in n.output if o}
     for operand in wrong:
@@ -64,7 +66,38 @@ def with_weights_of(reference: Model, variant: Model) -> tuple[Model, tuple[str,
         by_output[operand.node.outputs[0]].input[operand.position] = name
     notes = tuple(f"Weight {o.node.inputs[o.position]!r} of {o.node.label} is not a rounding of the reference's."
                   for o in wrong)
+    return replace(variant, proto=proto), (*told, *notes)
+
+
+def _paired(variant: Model) -> tuple[Model, tuple[str, ...]]:
+    """The variant with every DequantizeLinear on the scale and zero point of the QuantizeLinear before it.
+
+    The two make one rounding; where they disagree, what is dequantised is not what was quantised.
+    """
+    own, producer = constant_values(variant), variant.graph.producer
+    mended: dict[str, tuple[str, ...]] = {}
+    for node in variant.graph.nodes:
+        before = producer.get(node.inputs[0]) if node.op == "DequantizeLinear" else None
+        if before is None or before.op != "QuantizeLinear" or before.inputs[1:] == node.inputs[1:]:
+            continue
+        pairs = zip_longest(before.inputs[1:], node.inputs[1:], fillvalue="")
+        if not all(_same(own.get(a), own.get(b)) for a, b in pairs):
+            mended[node.outputs[0]] = before.inputs[1:]
+    if not mended:
+        return variant, ()
+    proto = shallow_copy(variant.proto)
+    for node_proto in proto.graph.node:
+        if node_proto.output and node_proto.output[0] in mended:
+            node_proto.input[1:] = mended[node_proto.output[0]]
+    notes = tuple(f"Tensor {name!r} is dequantised with another scale or zero point than it was quantised with."
+                  for name in mended)
     return replace(variant, proto=proto), notes
+
+
+def _same(a: Value, b: Value) -> bool:
+    """Whether two scales or zero points are equal; one that is left out is zero."""
+    left, right = (to_numpy(v) if is_tensor(v) else np.zeros(()) for v in (a, b))
+    return bool(np.array_equal(left, right)) or (not left.any() and not right.any())
 
 
 def _operands(reference: Model, variant: Model) -> Iterator[_Operand]:
