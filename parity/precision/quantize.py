@@ -92,6 +92,7 @@ def quantize(model: Model, plan: PrecisionPlan, calibration: Calibration,
                          "See where with `parity compare`, and check the calibration data.")
     per_channel = settings.per_channel and ready.model.opsets[""] >= PER_CHANNEL_OPSET
     quantized = _run_quantizer(ready, nodes, ranges, settings, per_channel=per_channel)
+    _make_room_for_biases(ready.model, nodes, quantized)
     proto = graft(ready.model, nodes, quantized, outputs=settings.outputs)
     return Quantized(Model.from_proto(proto, model.folder), tuple(n.outputs[0] for n in nodes), (*ready.notes, *left))
 
@@ -216,6 +217,38 @@ def _run_quantizer(ready: _Ready, nodes: Sequence[Node], ranges: Mapping[str, Te
                              QuantType.QInt8, observed, [], [], list(settings.ops), options)
     quantized: ModelProto = quantizer.quantize_model()
     return quantized
+
+
+# Half of what an int32 accumulator holds, so that products still fit beside the bias.
+_LARGEST_BIAS = 2.0**30
+
+
+def _make_room_for_biases(model: Model, nodes: Iterable[Node], quantized: ModelProto) -> None:
+    """Widen the scale of weight channels so small that their bias would not fit the accumulator.
+
+    A runtime adds the bias in int32 at the product of the two scales. Where a channel is dead, its weights near 0, that
+    product is so small that the bias saturates; a wider scale loses nothing there.
+    """
+    tensors = {t.name: t for t in quantized.graph.initializer}
+    for node in nodes:
+        if len(node.inputs) < 3 or node.op == "MatMul" or node.inputs[2] not in model.graph.initializers:
+            continue
+        data, weight = (f"{n}{MARK}" for n in node.inputs[:2])
+        found = [tensors.get(n) for n in (f"{data}_scale", f"{weight}_scale", f"{weight}_quantized")]
+        if any(t is None for t in found):
+            continue
+        step, scale, levels = (numpy_helper.to_array(t) for t in found if t is not None)
+        bias = np.abs(model.weight(node.inputs[2]).astype(np.float64)).ravel()
+        least = bias / (step.astype(np.float64) * _LARGEST_BIAS)
+        if scale.ndim == 0 or scale.size != least.size or (scale >= least).all():
+            continue
+        wide = np.maximum(scale, least.astype(scale.dtype))
+        axis = _axis(node, 1, levels.ndim) or 0
+        along = [-1 if i == axis else 1 for i in range(levels.ndim)]
+        values = model.weight(node.inputs[1]).astype(np.float64) / wide.astype(np.float64).reshape(along)
+        tensors[f"{weight}_scale"].CopyFrom(numpy_helper.from_array(wide, f"{weight}_scale"))
+        rounded = np.clip(np.rint(values), -127, 127).astype(levels.dtype)
+        tensors[f"{weight}_quantized"].CopyFrom(numpy_helper.from_array(rounded, f"{weight}_quantized"))
 
 
 def _axes(model: Model, nodes: Iterable[Node]) -> dict[str, int | None]:

@@ -55,7 +55,7 @@ def test_nonsense_is_refused_with_its_own_words(text: str) -> None:
 
 @given(noise=st.floats(0, 1e3))
 def test_the_limit_is_never_below_the_models_noise(noise: float) -> None:
-    """Ten times the noise is accepted up to where nothing is left in common, and the user's limit where it is larger."""
+    """Ten times the noise is accepted up to where little is left in common, and the limit where that is larger."""
     assert Tolerance({"rel_l2": 1e-3}).rel_l2(noise) == max(1e-3, min(10 * noise, 0.5))
     assert Tolerance({"rel_l2": 2.0}).rel_l2(noise) == 2.0
 

@@ -21,7 +21,7 @@ from parity.graph.model import Model
 from parity.graph.ops.call import from_numpy, to_numpy
 from parity.graph.survey import survey
 from parity.precision.calibration import Calibration
-from parity.precision.plan import PrecisionPlan
+from parity.precision.plan import PrecisionPlan, plan_for
 from parity.precision.quantize import Quantized, QuantizeSettings, quantize
 from parity.precision.ranges import Method, RangeSettings, first_run, observe
 from tests.models import FIXTURE_FOLDERS, RealModel
@@ -372,3 +372,21 @@ def test_entropy_clips_an_outlier() -> None:
     assert observe(model, calibration, facts, RangeSettings("entropy"))["x"].highest < 9
     assert observe(model, calibration, facts, RangeSettings("entropy", entropy_bins=128))["x"].highest == 12
 
+
+
+def test_a_dead_channel_leaves_room_for_its_bias() -> None:
+    """The scale of a channel of tiny weights is wide enough that its bias fits an int32 accumulator."""
+    rng = np.random.default_rng(0)
+    weight = rng.standard_normal((4, 3, 1, 1)).astype(np.float32)
+    weight[1] *= np.float32(1e-12)
+    graph = helper.make_graph(
+        [helper.make_node("Conv", ["x", "w", "b"], ["y"])], "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, 4, 4])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 4, 4, 4])],
+        [numpy_helper.from_array(weight, "w"), numpy_helper.from_array(np.full(4, 0.5, np.float32), "b")])
+    model = Model.from_proto(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8))
+    feed = {"x": rng.standard_normal((1, 3, 4, 4)).astype(np.float32)}
+    made = quantize(model, plan_for(model, "int8"), Calibration.of_feeds(model, [feed])).model
+    scales = {t.name: numpy_helper.to_array(t) for t in made.proto.graph.initializer if t.name.endswith("_scale")}
+    data, weights = (next(s for n, s in scales.items() if n.startswith(prefix)) for prefix in ("x", "w"))
+    assert np.all(0.5 / (data * weights.astype(np.float64)) <= 2.0**30 * (1 + 1e-6))
