@@ -225,6 +225,8 @@ def _one_sample(model: Model, contender: Contender, blank: Candidate, sample: _S
     if blamed is not None and blamed[1] == "precision" and _hidden_by_watching(outputs, walk.moved):
         blamed = None
         notes = (*notes, _WATCHING_HIDES)
+    elif walk.moved is not None and limit * _NOTICEABLE < walk.moved < math.inf:
+        notes = (*notes, _WATCHING_MOVES.format(walk.moved))
     return replace(
         blank, status=status, reason=reason, verdict=verdict if status == "ok" else "error",
         watching_moved_outputs=walk.moved,
@@ -236,8 +238,12 @@ def _one_sample(model: Model, contender: Contender, blank: Candidate, sample: _S
         accuracy=accuracies(sample.outputs, capture.outputs, options.labels), tasks=tasks)
 
 
+# Share of the outputs' tolerance from which on it is worth saying that watching changed the result.
+_NOTICEABLE = 0.05
 _WATCHING_HIDES = ("Watching changes the result by as much as the error itself, so no layer is blamed: the error comes "
                    "from an optimisation that watching undoes. Try `--optimization off`.")
+_WATCHING_MOVES = ("Watching moved the outputs by {:.1e} (relative L2): the tensors are those of a run that rounds or "
+                   "fuses otherwise than the deployed one.")
 
 
 def _hidden_by_watching(outputs: Sequence[OutputFinding], moved: float | None) -> bool:
