@@ -69,5 +69,5 @@ def test_links_lead_somewhere(document: str) -> None:
     """Relative links and the scripts named in a document exist."""
     text = (ROOT / document).read_text(encoding="utf-8")
     targets = [t for t in re.findall(r"\]\(([^)]+)\)", text) if "://" not in t]
-    targets += re.findall(r"`(scripts/\w+|parity/[\w/]+\.py|tests/[\w/]+\.py)", text)
+    targets += re.findall(r"`(scripts/[\w.]+|parity/[\w/]+\.py|tests/[\w/]+\.py)", text)
     assert [t for t in targets if not (ROOT / t).exists()] == []
