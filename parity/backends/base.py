@@ -20,20 +20,25 @@ Feed = Mapping[str, np.ndarray]
 Chunk = Mapping[str, np.ndarray]
 
 
+def _threads() -> int:
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return int(asked) if asked.isdecimal() and int(asked) > 0 else cores
+
+
 @dataclass(frozen=True)
 class RunOptions:
     """How targets are run.
 
     Attributes:
         optimization: graph optimisation level of the runtime: "off", "basic", "extended" or "all".
-        threads: intra-op threads; as many as this process may use cores, unless said otherwise.
+        threads: intra-op threads; OMP_NUM_THREADS, else as many as this process may use cores, unless said otherwise.
         seed: for runtimes with random operators.
         memory: bytes of tensors that a watched run may hold at a time.
     """
 
     optimization: str = "all"
-    threads: int = field(default_factory=lambda: len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity")
-                         else os.cpu_count() or 1)
+    threads: int = field(default_factory=_threads)
     seed: int = 0
     memory: int = 512 * 2**20
 
