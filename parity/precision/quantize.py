@@ -8,7 +8,7 @@ The settings are those that TensorRT parses: signed, zero point 0, no quantised 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,6 +19,7 @@ from parity.graph.flatten import inline_functions
 from parity.graph.graph import Node
 from parity.graph.model import Model
 from parity.precision.calibration import Calibration
+from parity.precision.channels import stand_in, widen
 from parity.precision.graft import MARK, QDQ_OPS, graft
 from parity.precision.plan import PrecisionPlan
 from parity.precision.prepare import FUSED_CONV, HALF_OPSET, PER_CHANNEL_OPSET, QDQ_OPSET, prepare
@@ -27,6 +28,8 @@ from parity.precision.ranges import RangeSettings, TensorFacts, TensorRange, fir
 # The operators with weights: what INT8 hardware speeds up. Their third input, a bias, stays as it is.
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _WITH_WEIGHTS = (*WEIGHTED, FUSED_CONV)
+# Largest magnitudes of a weight in 8 and, as ONNX Runtime reduces it, in 7 bits.
+_FULL, _REDUCED = 127, 64
 _QUANTIZABLE = (np.dtype(np.float32), np.dtype(np.float16))
 
 
@@ -210,12 +213,12 @@ def _run_quantizer(ready: _Ready, nodes: Sequence[Node], ranges: Mapping[str, Te
         "ActivationSymmetric": True, "WeightSymmetric": True,
         "QuantizeBias": False, "QDQDisableWeightAdjustForInt32Bias": True,
         "OpTypesToExcludeOutputQuantization": [] if settings.outputs else list(settings.ops),
-        "TensorQuantOverrides": {n + MARK: [{"axis": axis} if axis is not None else {"symmetric": True}]
-                                 for n, axis in _axes(ready.model, nodes).items()} if per_channel else {},
     }
-    quantizer = QDQQuantizer(_alone(ready, nodes), per_channel, settings.reduce_range, QuantType.QInt8,
+    axes = {n: axis for n, axis in _axes(ready.model, nodes).items() if axis is not None} if per_channel else {}
+    quantizer = QDQQuantizer(_alone(ready, nodes, axes), False, settings.reduce_range, QuantType.QInt8,
                              QuantType.QInt8, observed, [], [], list(settings.ops), options)
     quantized: ModelProto = quantizer.quantize_model()
+    widen(quantized, ready.model, axes, _REDUCED if settings.reduce_range else _FULL)
     return quantized
 
 
@@ -271,8 +274,8 @@ def _axis(node: Node, position: int, rank: int) -> int | None:
     return {"Conv": 0, "ConvTranspose": 1, "MatMul": rank - 1}.get(node.op)
 
 
-def _alone(ready: _Ready, nodes: Sequence[Node]) -> ModelProto:
-    """A model of these nodes, without biases, in the names that `graft` takes."""
+def _alone(ready: _Ready, nodes: Sequence[Node], by_channel: Collection[str]) -> ModelProto:
+    """A model of these nodes, without biases, in the names that `graft` takes; some weights by stand-ins."""
     model = ready.model
     kept = []
     for node in nodes:
@@ -283,8 +286,9 @@ def _alone(ready: _Ready, nodes: Sequence[Node]) -> ModelProto:
     values = [helper.make_tensor_value_info(n + MARK, helper.np_dtype_to_tensor_dtype(f.dtype), None)
               for n, f in ready.facts.items()]
     operands = dict.fromkeys(i for node in nodes for i in _operands(node))
-    weights = [numpy_helper.from_array(np.ascontiguousarray(model.weight(n)), n + MARK)
-               for n in operands if n in model.graph.initializers]
+    weights = [numpy_helper.from_array(np.ascontiguousarray(
+        stand_in(model.weight(n)) if n in by_channel else model.weight(n)), n + MARK)
+        for n in operands if n in model.graph.initializers]
     skeleton = helper.make_model(
         helper.make_graph(kept, "quantised", values, [], weights),
         opset_imports=[helper.make_opsetid("", model.opsets[""])], ir_version=model.proto.ir_version)
