@@ -1,0 +1,89 @@
+"""What outputs are to keep to, as one number: the worst figure as a multiple of its limit."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from parity.analysis.measure import METRICS, Comparison
+from parity.analysis.outputs import OutputFinding, judge_outputs
+from parity.analysis.tasks import JUDGES, judge_tasks
+from parity.analysis.tolerance import Tolerance
+
+
+@dataclass(frozen=True)
+class Goal:
+    """Limits for the outputs on one feed.
+
+    Attributes:
+        reference: the outputs that are right.
+        noise: relative L2 distance by which correct FP32 runs may differ, by output.
+        tolerance: of the plain metrics.
+        judges: how outputs are judged beside these, e.g. "top1".
+        task_limits: what the judges' figures must keep to.
+        labels: class labels, one a row, for the judges that need them.
+    """
+
+    reference: Mapping[str, np.ndarray]
+    noise: Mapping[str, float]
+    tolerance: Tolerance
+    judges: Sequence[str] = ()
+    task_limits: Mapping[str, float] = field(default_factory=dict)
+    labels: np.ndarray | None = None
+
+    def error(self, outputs: Mapping[str, np.ndarray]) -> float:
+        """The worst figure as a multiple of its limit: at most 1 exactly where `parity compare` finds parity.
+
+        Args:
+            outputs: the candidate's.
+
+        Returns:
+            From 0; infinite where an output is missing, not finite where the reference is, or of another shape.
+        """
+        found = judge_outputs(self.reference, outputs, self.noise, self.tolerance)
+        if len(found) < len(self.reference):
+            return math.inf
+        return max((*map(self._output, found), *self._tasks(outputs)), default=0.0)
+
+    def worst(self, outputs: Mapping[str, np.ndarray]) -> OutputFinding | None:
+        """The output that is furthest beyond its limit."""
+        found = judge_outputs(self.reference, outputs, self.noise, self.tolerance)
+        return max(found, key=self._output, default=None)
+
+    def _output(self, found: OutputFinding) -> float:
+        if found.comparison is None or found.comparison.mismatched_nonfinite:
+            return math.inf
+        limits = {**self.tolerance.limits, "rel_l2": found.limit} if "rel_l2" in self.tolerance.limits else (
+            self.tolerance.limits)
+        figure = max((_times(name, found.comparison, limit) for name, limit in limits.items()), default=0.0)
+        if found.passed:
+            return min(figure, 1.0)
+        return figure if figure > 1 else 1.0 + found.comparison.rel_l2  # integers, which must be equal
+
+    def _tasks(self, outputs: Mapping[str, np.ndarray]) -> list[float]:
+        asked = [*self.judges, *(j for j in self.task_limits if j not in {n.partition(":")[0] for n in self.judges})]
+        if not asked:
+            return []
+        figures = judge_tasks(asked, self.reference, outputs, self.labels)
+        return [_beyond(JUDGES[f.judge].lower_is_better, f.value, self.task_limits[f.judge])
+                for f in figures if f.judge in self.task_limits]
+
+
+def _times(metric: str, found: Comparison, limit: float) -> float:
+    value = METRICS[metric].of(found)
+    if metric == "sqnr_db":
+        return float(10 ** min((limit - value) / 20, 300)) if value < math.inf else 0.0
+    return _beyond(METRICS[metric].lower_is_better, value, limit)
+
+
+def _beyond(lower_is_better: bool, value: float, limit: float) -> float:
+    """How many times a figure's distance from perfect (0, or 1 where higher is better) is what its limit admits."""
+    if math.isnan(value):
+        return math.inf
+    lost, admitted = (value, limit) if lower_is_better else (1.0 - value, 1.0 - limit)
+    if admitted <= 0:
+        return 0.0 if lost <= admitted else 1.0 + lost
+    return max(lost, 0.0) / admitted

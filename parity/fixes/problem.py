@@ -1,0 +1,190 @@
+"""What is to be fixed: a model on a target, the samples to search and to judge on, and the limits to keep to."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from parity.analysis.goal import Goal
+from parity.analysis.noise import noise
+from parity.analysis.tolerance import DEFAULTS, Tolerance
+from parity.backends.base import Feed, RunOptions
+from parity.graph.batch import batch_of
+from parity.graph.executor import Executor
+from parity.graph.model import Model
+from parity.graph.ops.call import is_tensor, to_numpy
+from parity.graph.survey import survey
+from parity.precision.calibration import Calibration
+from parity.precision.plan import Precision
+from parity.targets import Target
+
+# Rows, or feeds, to search on: fewer, and the search learns which errors happen to cancel on them.
+_ENOUGH = 8
+_ROWS = 32
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How far a search may go.
+
+    Attributes:
+        trials: runs of the emulator.
+        extra: multiply-adds that may be spent on more trials where they are cheap, which finds smaller sets.
+        runs: runs of the target.
+        kept: share of the layers that may be kept in higher precision.
+        precision: what layers are kept in.
+    """
+
+    trials: int = 60
+    extra: float = 2e10
+    runs: int = 12
+    kept: float = 0.5
+    precision: Precision = "fp32"
+
+
+@dataclass(frozen=True)
+class Demand:
+    """What outputs are to keep to.
+
+    Attributes:
+        tolerance: of the plain metrics; None for the default of the target's precision.
+        judges: how outputs are judged beside these.
+        task_limits: what the judges' figures must keep to.
+        labels: class labels of the feeds to judge on, one a row.
+    """
+
+    tolerance: Tolerance | None = None
+    judges: Sequence[str] = ()
+    task_limits: Mapping[str, float] = field(default_factory=dict)
+    labels: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A variant that misses its tolerance on a target.
+
+    Attributes:
+        model: as the user handed it in.
+        flat: functions inlined, and every If replaced by the branch that the first feed takes.
+        target: backend and precision.
+        judged: feeds with their goals, on which the target decides.
+        searched: feeds with their goals, on which the emulator is searched.
+        held_out: feeds with their goals that the search does not see; none where there are too few.
+        calibration: samples for INT8 ranges.
+        limits: how far to go.
+        options: how targets are run.
+        folder: where the trials go.
+        weights: where converted weights go for the time being.
+    """
+
+    model: Model
+    flat: Model
+    target: Target
+    judged: Sequence[tuple[Feed, Goal]]
+    searched: Sequence[tuple[Feed, Goal]]
+    held_out: Sequence[tuple[Feed, Goal]]
+    calibration: Calibration
+    limits: Limits
+    options: RunOptions
+    folder: Path
+    weights: Path
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of what the result of a trial depends on, in hex."""
+        state = hashlib.sha256(f"{self.model.sha256} {self.target}".encode())
+        for feed, goal in self.searched:
+            for name in sorted(feed):
+                state.update(name.encode() + np.ascontiguousarray(feed[name]).tobytes())
+            state.update(repr((sorted(goal.tolerance.limits.items()), sorted(goal.task_limits.items()))).encode())
+        for feed in self.calibration:
+            for name in sorted(feed):
+                state.update(np.ascontiguousarray(feed[name]).tobytes())
+        return state.hexdigest()
+
+
+def problem_of(model: Model, target: Target, feeds: Sequence[Feed], calibration: Calibration | None, demand: Demand,
+               limits: Limits, options: RunOptions, folder: Path, weights: Path) -> Problem:
+    """Choose the samples, and run the model on each for what is right.
+
+    Args:
+        model: as the user handed it in.
+        target: in one of VARIANTS.
+        feeds: the user's inputs, on which the target decides.
+        calibration: samples for INT8 ranges; None takes the feeds, for indicative ones.
+        demand: what the outputs are to keep to.
+        limits: how far to go.
+        options: how targets are run.
+        folder: where the trials go.
+        weights: where converted weights go for the time being.
+
+    Raises:
+        ModelError: the model does not run on a feed.
+        FeedError: a calibration sample does not fit the model.
+    """
+    surveyed = survey(model, feeds[0], options.seed)
+    rows = _rows(model, feeds, demand.labels)
+    searched, held_out = _divided(rows, calibration)
+    tolerance = demand.tolerance or DEFAULTS[target.precision]
+    right = {id(feeds[0]): surveyed.outputs}
+
+    def with_goals(chosen: Sequence[_Sample]) -> list[tuple[Feed, Goal]]:
+        labelled = demand.labels is None or all(labels is not None for _, labels in chosen)
+        found = []
+        for feed, labels in chosen:
+            right[id(feed)] = right.get(id(feed)) or _outputs(surveyed.flat, feed, options.seed)
+            found.append((feed, Goal(right[id(feed)], {}, tolerance, demand.judges if labelled else (),
+                                     demand.task_limits if labelled else {}, labels)))
+        return found
+
+    own = replace(Calibration.of_feeds(model, feeds, indicative=True), source="this run's inputs")
+    judged = with_goals([(feed, demand.labels) for feed in feeds])
+    return Problem(model, surveyed.flat, target, judged, with_goals(searched),
+                   with_goals(held_out), calibration or own, limits, options, folder, weights)
+
+
+def allowing_for_noise(problem: Problem) -> Problem:
+    """The same with limits raised, as `parity compare` raises them, where correct FP32 runs of the model differ.
+
+    Only worth its five runs where FP32 itself misses the limits as they are.
+    """
+    feed, goal = problem.judged[0]
+    spread = noise(problem.flat, feed, goal.reference, problem.options.seed)
+    judged, searched, held_out = ([(f, replace(g, noise=spread)) for f, g in samples]
+                                  for samples in (problem.judged, problem.searched, problem.held_out))
+    return replace(problem, judged=judged, searched=searched, held_out=held_out)
+
+
+_Sample = tuple[Feed, np.ndarray | None]
+
+
+def _outputs(flat: Model, feed: Feed, seed: int) -> dict[str, np.ndarray]:
+    return {n: to_numpy(v) for n, v in Executor(flat, seed=seed).run(feed).items() if is_tensor(v)}
+
+
+def _rows(model: Model, feeds: Sequence[Feed], labels: np.ndarray | None) -> list[list[_Sample]]:
+    """The user's feeds in two halves that share no row: of one feed of many rows its rows, else whole feeds."""
+    batch = batch_of(model, feeds[0]) if len(feeds) == 1 else None
+    if batch is not None and batch.size >= 2 * _ENOUGH:
+        halves = [list(range(start, batch.size, 2))[:_ROWS] for start in (0, 1)]
+        return [[(batch.take(feeds[0], half), None if labels is None else labels[half])] for half in halves]
+    if len(feeds) >= 2 * _ENOUGH:
+        return [[(feed, labels) for feed in feeds[start::2][:_ENOUGH]] for start in (0, 1)]
+    return [[(feed, labels) for feed in feeds], []]
+
+
+def _divided(rows: Sequence[Sequence[_Sample]], calibration: Calibration | None,
+             ) -> tuple[list[_Sample], list[_Sample]]:
+    """What to search on and what to hold out; the user's calibration samples help out where inputs are few."""
+    searched, held_out = list(rows[0]), list(rows[1])
+    if held_out or calibration is None or calibration.indicative:
+        return searched, held_out
+    more: list[_Sample] = [(feed, None) for feed in islice(calibration, 2 * _ENOUGH)]
+    if len(more) < 2 * _ENOUGH:
+        return [*searched, *more[:_ENOUGH]], []
+    return [*searched, *more[0::2]][:_ENOUGH + 1], more[1::2]
