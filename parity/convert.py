@@ -64,7 +64,7 @@ def convert(path: Path, conversion: Conversion, out: Path) -> Variant:
     settings = QuantizeSettings(RangeSettings(conversion.method), outputs=conversion.outputs)
     with tempfile.TemporaryDirectory(prefix="parity-") as folder:
         variant = make_variant(model, wanted, _samples(model, conversion, wanted), settings, Path(folder))
-        _write(variant.model, out)
+        write_model(variant.model, out)
     return variant
 
 
@@ -84,7 +84,27 @@ def _read(plan: Path) -> str:
         raise UsageError(f"cannot read the plan {plan} ({error})", "Check the path.") from error
 
 
-def _write(model: Model, out: Path) -> None:
+def write_text(text: str, out: Path) -> None:
+    """Write a text file; it appears whole or not at all.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    try:
+        with tempfile.TemporaryDirectory(dir=out.parent, prefix=".parity-") as folder:
+            whole = Path(folder) / out.name
+            whole.write_text(text, encoding="utf-8")
+            whole.replace(out)
+    except OSError as error:
+        raise OutputError(f"cannot write {out} ({error.strerror or error})", "Choose another place with -o.") from error
+
+
+def write_model(model: Model, out: Path) -> None:
+    """Write a model, with its weights beside it where they are in external files; it appears whole or not at all.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=out.parent, prefix=".parity-") as folder:

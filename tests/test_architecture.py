@@ -13,11 +13,12 @@ import pytest
 from tests.models import ROOT
 
 LAYERS = ("errors", "targets", "graph", "precision", "backends", "source_model", "analysis", "fixes", "report",
-          "environment", "contenders", "preparation", "inspect", "convert", "selfcheck", "compare", "cli",
-          "pytest_plugin")
+          "environment", "contenders", "preparation", "inspect", "convert", "selfcheck", "fix", "examine",
+          "compare", "commands", "cli", "pytest_plugin")
 # ONNX Runtime's quantiser is a library that makes models, not a runtime that runs them.
 VENDORS = {"onnxruntime": {"backends/ort.py", "precision/quantize.py", "precision/ranges.py"},
-           "tensorrt": {"backends/trt.py"}, "plotly": {"report/html.py"}, "rich": {"report/text.py", "cli.py"}}
+           "tensorrt": {"backends/trt.py"}, "plotly": {"report/html.py"},
+           "rich": {"report/text.py", "commands/options.py"}}
 FILES = sorted((ROOT / "parity").rglob("*.py"))
 
 

@@ -75,7 +75,8 @@ def planted(folder: Path, optimization: str = "all", words: str = "") -> list[Ca
     place = ground(folder)
     faults = [f for f in place.faults if words in f.kind]
     twins = [Contender(Target("onnxruntime"), f.plant(place.flat)) for f in faults]
-    report = compare(place.model, twins, [place.feed], [], options=Options(RunOptions(optimization, threads=1)))
+    options = Options(RunOptions(optimization, threads=1), explain=False)
+    report = compare(place.model, twins, [place.feed], [], options=options)
     found, missed = [], []
     for fault, candidate in zip(faults, report.candidates, strict=True):
         first = candidate.first_bad

@@ -10,7 +10,7 @@ import numpy as np
 
 from parity.analysis.measure import METRICS, Comparison
 from parity.analysis.outputs import OutputFinding, judge_outputs
-from parity.analysis.tasks import JUDGES, judge_tasks
+from parity.analysis.tasks import JUDGES, judge_tasks, within
 from parity.analysis.tolerance import Tolerance
 
 
@@ -54,22 +54,25 @@ class Goal:
         return max(found, key=self._output, default=None)
 
     def _output(self, found: OutputFinding) -> float:
-        if found.comparison is None or found.comparison.mismatched_nonfinite:
+        if found.comparison is None:
             return math.inf
+        if found.comparison.mismatched_nonfinite:
+            return _beside(math.inf, passed=found.passed)
         limits = {**self.tolerance.limits, "rel_l2": found.limit} if "rel_l2" in self.tolerance.limits else (
             self.tolerance.limits)
         figure = max((_times(name, found.comparison, limit) for name, limit in limits.items()), default=0.0)
-        if found.passed:
-            return min(figure, 1.0)
-        return figure if figure > 1 else 1.0 + found.comparison.rel_l2  # integers, which must be equal
+        if not found.passed and figure <= 1:
+            figure = 1.0 + found.comparison.rel_l2  # integers, which must be equal
+        return _beside(figure, passed=found.passed)
 
     def _tasks(self, outputs: Mapping[str, np.ndarray]) -> list[float]:
         asked = [*self.judges, *(j for j in self.task_limits if j not in {n.partition(":")[0] for n in self.judges})]
         if not asked:
             return []
         figures = judge_tasks(asked, self.reference, outputs, self.labels)
-        return [_beyond(JUDGES[f.judge].lower_is_better, f.value, self.task_limits[f.judge])
-                for f in figures if f.judge in self.task_limits]
+        limited = [(f, self.task_limits[f.judge]) for f in figures if f.judge in self.task_limits]
+        return [_beside(_beyond(JUDGES[f.judge].lower_is_better, f.value, limit), passed=within(f, limit))
+                for f, limit in limited]
 
 
 def _times(metric: str, found: Comparison, limit: float) -> float:
@@ -77,6 +80,13 @@ def _times(metric: str, found: Comparison, limit: float) -> float:
     if metric == "sqnr_db":
         return float(10 ** min((limit - value) / 20, 300)) if value < math.inf else 0.0
     return _beyond(METRICS[metric].lower_is_better, value, limit)
+
+
+def _beside(figure: float, *, passed: bool) -> float:
+    """The figure, or where rounding or an odd limit puts it on the wrong side of 1, what is nearest on the right one."""
+    if passed:
+        return figure if figure <= 1 else 1.0
+    return figure if figure > 1 else math.nextafter(1.0, 2.0)
 
 
 def _beyond(lower_is_better: bool, value: float, limit: float) -> float:

@@ -43,8 +43,8 @@ class Journal:
         self._write({"prices": {name: _plain(price) for name, price in prices.items()}})
 
     def _lines(self) -> Iterator[dict[str, Any]]:
-        with suppress(OSError, UnicodeDecodeError):
-            for text in self._path.read_text(encoding="utf-8").splitlines():
+        with suppress(OSError):
+            for text in self._path.read_text(encoding="utf-8", errors="replace").splitlines():
                 with suppress(ValueError):  # a line that a kill cut short
                     line = json.loads(text)
                     if isinstance(line, dict) and line.get("key") == self._key:
@@ -52,7 +52,8 @@ class Journal:
 
     def _write(self, line: Mapping[str, object]) -> None:
         with suppress(OSError), self._path.open("a", encoding="utf-8") as out:
-            out.write(json.dumps({"key": self._key, **line}, allow_nan=False) + "\n")
+            # The line break comes first: what was written before may have been cut short.
+            out.write("\n" + json.dumps({"key": self._key, **line}, allow_nan=False))
 
 
 def _plain(value: float) -> float | str:

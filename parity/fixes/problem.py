@@ -97,15 +97,23 @@ class Problem:
     @property
     def digest(self) -> str:
         """SHA-256 of what the result of a trial depends on, in hex."""
-        state = hashlib.sha256(f"{self.model.sha256} {self.target}".encode())
+        state = hashlib.sha256(f"{self.model.sha256} {self.target} {self.options.seed}".encode())
         for feed, goal in self.searched:
-            for name in sorted(feed):
-                state.update(name.encode() + np.ascontiguousarray(feed[name]).tobytes())
-            state.update(repr((sorted(goal.tolerance.limits.items()), sorted(goal.task_limits.items()))).encode())
+            # What is right says what the weights are, in files beside the model too.
+            _add(state, {**feed, **goal.reference})
+            state.update(repr((sorted(goal.tolerance.limits.items()), sorted(goal.task_limits.items()), goal.judges,
+                               sorted(goal.noise.items()), None if goal.labels is None else goal.labels.tolist(),
+                               )).encode())
         for feed in self.calibration:
-            for name in sorted(feed):
-                state.update(np.ascontiguousarray(feed[name]).tobytes())
+            _add(state, feed)
         return state.hexdigest()
+
+
+def _add(state: hashlib._Hash, arrays: Mapping[str, np.ndarray]) -> None:
+    for name in sorted(arrays):
+        value = arrays[name]
+        state.update(f"{name} {value.dtype} {value.shape}".encode())
+        state.update(str(value.tolist()).encode() if value.dtype.kind == "O" else np.ascontiguousarray(value).tobytes())
 
 
 def problem_of(model: Model, target: Target, feeds: Sequence[Feed], calibration: Calibration | None, demand: Demand,
@@ -184,7 +192,12 @@ def _divided(rows: Sequence[Sequence[_Sample]], calibration: Calibration | None,
     searched, held_out = list(rows[0]), list(rows[1])
     if held_out or calibration is None or calibration.indicative:
         return searched, held_out
-    more: list[_Sample] = [(feed, None) for feed in islice(calibration, 2 * _ENOUGH)]
+    unseen = (feed for feed in calibration if not any(_equal(feed, other) for other, _ in searched))
+    more: list[_Sample] = [(feed, None) for feed in islice(unseen, 2 * _ENOUGH)]
     if len(more) < 2 * _ENOUGH:
         return [*searched, *more[:_ENOUGH]], []
     return [*searched, *more[0::2]][:_ENOUGH + 1], more[1::2]
+
+
+def _equal(one: Feed, other: Feed) -> bool:
+    return one.keys() == other.keys() and all(np.array_equal(one[name], other[name]) for name in one)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import cast
 
 import numpy as np
@@ -71,12 +71,14 @@ class Outcome:
         floor: the same of the model in FP32 on the target.
         outputs: the variant's on the first judged feed.
         solutions: what was tried on the target, the best first; none where the variant passes as it is.
+        prices: what each layer alone in low precision does to the outputs (relative L2), where that was found out.
     """
 
     before: float
     floor: float
     outputs: Mapping[str, np.ndarray]
     solutions: tuple[Solution, ...]
+    prices: Mapping[str, float] = field(default_factory=dict)
 
 
 def repair(problem: Problem, save: Callable[[Solution], None], progress: Progress) -> Outcome:
@@ -111,7 +113,7 @@ def repair(problem: Problem, save: Callable[[Solution], None], progress: Progres
     best: dict[str, Solution] = {}
     for solution in sorted(mending.solutions, key=_rank):
         best.setdefault(solution.fix.strategy, solution)
-    return Outcome(before, floor, outputs, tuple(best.values()))
+    return Outcome(before, floor, outputs, tuple(best.values()), mending.prices)
 
 
 def _rank(solution: Solution) -> tuple[bool, float]:
@@ -131,6 +133,7 @@ class _Mending:
         self.latency: Latency | None = None
         self.base: Emulation | None = None
         self.outputs: Mapping[str, np.ndarray] = {}
+        self.prices: Mapping[str, float] = {}
 
     @property
     def passed(self) -> bool:
@@ -249,6 +252,7 @@ class _Mending:
         if worth is None:
             worth = prices(mixture)
             journal.add_prices(worth)
+        self.prices = worth
         beyond = overflowing(mixture)
         at_once = touching(mixture, beyond)
         order = ranked(emulation.groups, worth)

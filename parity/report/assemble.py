@@ -8,11 +8,12 @@ from dataclasses import replace
 
 import numpy as np
 
+from parity.analysis.attribute import Pooled
 from parity.analysis.localize import Divergence
 from parity.analysis.outputs import OutputFinding, top1
 from parity.analysis.tasks import judge_tasks, within
 from parity.graph.graph import Node
-from parity.report.record import Candidate, FirstBad, Kind, Layer, TaskAccuracy, TaskResult
+from parity.report.record import Attribution, Candidate, FirstBad, Kind, Layer, TaskAccuracy, TaskResult
 
 
 def layer_of(found: Divergence, limit: float) -> Layer:
@@ -105,6 +106,22 @@ def worst_of(found: Sequence[Candidate]) -> Candidate:
         outputs=_worst_rows([c.outputs for c in measured]), tensors=_worst_rows([c.tensors for c in measured]),
         first_bad=min(named, key=lambda b: b.index, default=None),
         notes=tuple(dict.fromkeys(n for c in found for n in c.notes)))
+
+
+def with_shares(candidate: Candidate, pooled: Pooled) -> Candidate:
+    """The candidate with how far its output error is accounted for, and each tensor's share of it."""
+    summary = Attribution(
+        pooled.sum, pooled.sum_abs, pooled.residual, pooled.slope_rule, pooled.samples, pooled.residual_abs,
+        pooled.residual_at, pooled.flips, pooled.withheld)
+    rows = tuple(replace(row, share=pooled.shares.get(row.tensor)) for row in candidate.tensors)
+    return replace(candidate, attribution=summary, tensors=rows)
+
+
+def with_energies(candidate: Candidate, prices: Mapping[str, float]) -> Candidate:
+    """The candidate with what each layer alone in lower precision does to the outputs, as squared relative errors."""
+    rows = tuple(replace(row, energy=prices[row.tensor] ** 2) if row.tensor in prices else row
+                 for row in candidate.tensors)
+    return replace(candidate, tensors=rows)
 
 
 def _worst_rows(samples: Sequence[Sequence[Layer]]) -> tuple[Layer, ...]:

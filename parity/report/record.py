@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from parity.analysis.diagnose import Diagnosis
 from parity.analysis.localize import Kind as Kind  # noqa: PLC0414 - renderers take it from here
 from parity.analysis.measure import Comparison
 from parity.backends.latency import Latency
 from parity.errors import UsageError
+from parity.fixes.fix import Fix
 from parity.report.codec import decode, encode
 
 SCHEMA_VERSION = 1
@@ -86,35 +88,29 @@ class FirstBad:
 
 @dataclass(frozen=True)
 class Attribution:
-    """How far the shares of the output error add up (filled in by attribution)."""
+    """How far the shares of the output error add up; the shares themselves stand with the layers.
+
+    Attributes:
+        sum: of all shares; with `residual` it is 1.
+        sum_abs: of their magnitudes; beyond 2, layers cancel each other and single shares mislead.
+        residual: what the averaged slopes miss, as a share.
+        slope_rule: how slopes were averaged.
+        samples: how many feeds were pooled.
+        residual_abs: of the magnitudes of what the slopes miss at each node.
+        residual_at: the tensor at which most is missed; None where nothing is.
+        flips: layers whose share changes its sign from feed to feed.
+        withheld: why no shares are shown; empty where they are.
+    """
 
     sum: float
     sum_abs: float
     residual: float
     slope_rule: str
     samples: int
-
-
-@dataclass(frozen=True)
-class Diagnosis:
-    """A cause that fits, with the numbers that say so."""
-
-    cause: str
-    tensor: str
-    message: str
-    evidence: Mapping[str, float]
-
-
-@dataclass(frozen=True)
-class Fix:
-    """A change that was applied and measured on the target."""
-
-    strategy: str
-    message: str
-    kept: tuple[str, ...]
-    before: float
-    after: float
-    passed: bool
+    residual_abs: float = 0.0
+    residual_at: str | None = None
+    flips: int = 0
+    withheld: str = ""
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,10 @@
 /**
  * One tensor. Figures are numbers (NaN and Infinity among them) or null; texts are strings or null.
  * @typedef {Object<string, number|string|null>} Row
- * @typedef {{place: number, target: string, first: number|null, rows: Row[], has: Set<string>}} Candidate
+ * The account is [label, op, share, row or null] a line, the curve [layers kept, error, multiply-adds, bytes] a point;
+ * the fix is [layers kept, error].
+ * @typedef {{place: number, target: string, first: number|null, rows: Row[], has: Set<string>,
+ *            shares: Array[], curve: Array[], fix: number[]}} Candidate
  */
 
 const find = (selector, root = document) => root.querySelector(selector);
@@ -18,6 +21,7 @@ function element(tag, attributes = {}, ...children) {
 // -- data -------------------------------------------------------------------------------------------------------------
 
 const NONFINITE = { nan: NaN, inf: Infinity, "-inf": -Infinity };
+const figure = (value) => (typeof value === "string" ? NONFINITE[value] : value);
 
 /** @returns {Candidate} */
 function decode(columns, strings) {
@@ -25,7 +29,7 @@ function decode(columns, strings) {
   for (const [name, column] of Object.entries(columns.texts))
     rows.forEach((row, i) => { row[name] = column[i] === null ? null : strings[column[i]]; });
   for (const [name, column] of Object.entries(columns.figures))
-    rows.forEach((row, i) => { row[name] = typeof column[i] === "string" ? NONFINITE[column[i]] : column[i]; });
+    rows.forEach((row, i) => { row[name] = figure(column[i]); });
   for (const row of rows) {
     row.ratio = over(row.local, row.floor);
     row.words = [row.tensor, row.node, row.op, row.source].join("\n").toLowerCase();
@@ -33,7 +37,9 @@ function decode(columns, strings) {
     row.judged = row.row === columns.first ? "first bad" : row.bad ? row.origin || "bad" : row.origin || "";
   }
   const has = new Set(Object.keys(columns.figures).filter((name) => name !== "nonfinite" || rows.some((row) => row.nonfinite)));
-  return { place: columns.place, target: columns.target, first: columns.first, rows, has };
+  const { place, target, first, shares = [], curve = [], fix = [] } = columns;
+  return { place, target, first, rows, has, fix: fix.map(figure), curve: curve.map((point) => point.map(figure)),
+           shares: shares.map(([label, op, share, row]) => [label, op, figure(share), row]) };
 }
 
 /** Local error over its floor; 0/0 is 0 for an operator that must be exact and was. */
@@ -53,6 +59,14 @@ function number(value) {
   return size >= 1e3 && size < 1e5 ? rounded.toLocaleString("en-US") : value.toExponential(2).replace("e+", "e");
 }
 
+/** A share as a signed percentage, as shares.percent writes it. */
+function percent(value) {
+  if (value == null || !Number.isFinite(value)) return number(value);
+  const size = Math.abs(100 * value), sign = size < 0.05 ? "" : value < 0 ? "−" : "+";
+  const digits = { minimumFractionDigits: 1, maximumFractionDigits: 1 };
+  return sign + (size < 1e6 ? size.toLocaleString("en-US", digits) : number(size)) + "%";
+}
+
 const whole = (value) => (value == null ? "–" : value.toLocaleString("en-US"));
 
 /** The name with its middle left out. */
@@ -70,6 +84,8 @@ const COLUMNS = [
   { key: "tensor", title: "Tensor", meaning: "ONNX name" },
   { key: "op", title: "Op", meaning: "operator" },
   { key: "judged", title: "Judged", meaning: "what a bad tensor suffers from" },
+  { key: "share", title: "Share", meaning: "share of the output error", show: percent, optional: true },
+  { key: "energy", title: "Energy", meaning: "what this layer alone does to the output", show: number, optional: true },
   { key: "local", title: "Local", meaning: "relative L2 error that the layer itself adds", show: number },
   { key: "floor", title: "Floor", meaning: "local error that is accepted as rounding", show: number },
   { key: "ratio", title: "× floor", meaning: "local error over its floor", show: number },
@@ -79,8 +95,6 @@ const COLUMNS = [
   { key: "nonfinite", title: "Inf/NaN", meaning: "elements that are Inf or NaN on one side only", show: whole, optional: true },
   { key: "precision", title: "Precision", meaning: "local error that the format explains", show: number, optional: true },
   { key: "implementation", title: "Implementation", meaning: "local error that the format does not explain", show: number, optional: true },
-  { key: "share", title: "Share", meaning: "share of the output error", show: number, optional: true },
-  { key: "energy", title: "Energy", meaning: "what this layer alone does to the output", show: number, optional: true },
 ];
 
 const ROW_HEIGHT = 32; // as --row in report.css
@@ -190,6 +204,8 @@ function drawLayer(row) {
     ["local error", number(row.local)], ["floor", number(row.floor)], ["local max |Δ|", number(row.local_max_abs)],
     ["accumulated error", number(row.accumulated)], ["max |Δ|", number(row.max_abs)], ["SQNR", `${number(row.sqnr_db)} dB`],
     ["cosine", number(row.cosine)], ["reference ran on", row.level || "–"]];
+  if (state.candidate.has.has("share")) facts.push(["share of the output error", percent(row.share)]);
+  if (state.candidate.has.has("energy")) facts.push(["energy", number(row.energy)]);
   const pairs = facts.map(([label, value]) => element("div", {}, element("dt", {}, label), element("dd", {}, element("bdi", {}, value))));
   find("#layer").replaceChildren(element("h3", {}, element("bdi", { className: "name" }, row.tensor)), element("dl", {}, ...pairs));
 }
@@ -274,39 +290,111 @@ function traces(rows, first, [low, high], color) {
 /** The policy refuses the style attribute of plotly's own superscripts. */
 const powerOfTen = (power) => (power === 0 ? "1" : `10${String(power).replace("-", "⁻").replace(/\d/g, (digit) => "⁰¹²³⁴⁵⁶⁷⁸⁹"[digit])}`);
 
-function layout(rows, first, [low, high], color) {
-  const axis = { gridcolor: color("--rule"), linecolor: color("--rule"), zeroline: false, tickfont: { color: color("--quiet") } };
+/** What all figures look like. */
+function base(color) {
   const family = getComputedStyle(document.body).fontFamily;
+  const axis = { gridcolor: color("--rule"), linecolor: color("--rule"), zeroline: false, tickfont: { color: color("--quiet") } };
+  return { axis, look: {
+    paper_bgcolor: "transparent", plot_bgcolor: "transparent", dragmode: matchMedia("(pointer: coarse)").matches ? false : "zoom",
+    font: { family, size: 13, color: color("--ink") }, legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom" },
+    hoverlabel: { align: "left", bgcolor: color("--card"), bordercolor: color("--local"), font: { family, color: color("--ink") } },
+  } };
+}
+
+const titled = (text, color) => ({ text, standoff: 8, font: { size: 13, color: color("--quiet") } });
+
+function layout(rows, first, [low, high], color) {
+  const { axis, look } = base(color);
   const mark = first === null ? [] : [rows[first].index];
   const every = Math.max(1, Math.ceil((high - low) / 8));
   const powers = Array.from({ length: high - low + 1 }, (_, i) => low + i).filter((power) => power % every === 0);
   return {
-    paper_bgcolor: "transparent", plot_bgcolor: "transparent", hovermode: "x", dragmode: matchMedia("(pointer: coarse)").matches ? false : "zoom",
-    margin: { l: 56, r: 12, t: 8, b: 44 }, font: { family, size: 13, color: color("--ink") },
-    legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom" },
-    hoverlabel: { align: "left", bgcolor: color("--card"), bordercolor: color("--local"), font: { family, color: color("--ink") } },
-    xaxis: { ...axis, title: { text: "depth (node index)", standoff: 8, font: { size: 13, color: color("--quiet") } }, showgrid: false,
+    ...look, hovermode: "x", margin: { l: 56, r: 12, t: 8, b: 44 },
+    xaxis: { ...axis, title: titled("depth (node index)", color), showgrid: false,
              ...(rows[rows.length - 1].index < 12 && { dtick: 1 }) },
     yaxis: { ...axis, type: "log", range: [low, high], tickvals: powers.map((power) => 10 ** power), ticktext: powers.map(powerOfTen) },
     shapes: mark.map((x) => ({ type: "line", x0: x, x1: x, yref: "paper", y0: 0, y1: 1, layer: "below", line: { color: color("--bad-mark"), width: 1, dash: "dash" } })),
   };
 }
 
-async function drawFigure() {
-  const { rows, first } = state.candidate;
-  const style = getComputedStyle(document.documentElement);
-  const color = (name) => style.getPropertyValue(name).trim();
-  const range = extent(rows);
-  const plot = find("#plot");
-  await Plotly.react(plot, traces(rows, first, range, color), layout(rows, first, range, color), { displayModeBar: false, responsive: true });
+const PLAIN = { displayModeBar: false, responsive: true };
+
+/** A figure that leads to the layer whose point is clicked. */
+async function draw(plot, data, look) {
+  await Plotly.react(plot, data, look, PLAIN);
   plot.removeAllListeners("plotly_click");
   plot.on("plotly_click", ({ points }) => {
-    const point = points.find(({ customdata }) => customdata !== undefined);
+    const point = points.find(({ customdata }) => customdata != null);
     if (point) select(point.customdata, { reveal: true });
   });
+}
+
+/** Every figure of the candidate in sight. */
+async function drawFigures() {
+  const style = getComputedStyle(document.documentElement);
+  const color = (name) => style.getPropertyValue(name).trim();
+  const { place, rows, shares, curve } = state.candidate;
+  for (const plot of document.querySelectorAll(`.detail[data-candidate="${place}"] [data-plot]`)) {
+    plot.parentElement.hidden = false;
+    if (plot.dataset.plot === "shares" && shares.length) await drawShares(plot, shares, color);
+    if (plot.dataset.plot === "curve" && curve.length) await drawCurve(plot, state.candidate, color);
+  }
+  if (rows.length) await drawNetwork(color);
+}
+
+async function drawNetwork(color) {
+  const { rows, first } = state.candidate;
+  const range = extent(rows);
+  const plot = find("#plot");
+  await draw(plot, traces(rows, first, range, color), layout(rows, first, range, color));
   const zeros = rows.some((row) => row.local === 0), wild = rows.some((row) => [row.local, row.accumulated].some((v) => v != null && !Number.isFinite(v)));
   find("#plot-note").textContent = "Click a point to see its layer; drag to zoom, double-click to zoom out." +
     (zeros && rows.length <= MARKED ? " Open circles at the foot are exact (0)." : "") + (wild ? " Crosses at the head are Inf or NaN." : "");
+}
+
+/** Bars by layer, the largest on top; offsets to the left; what is no layer in the colour of the floor. */
+async function drawShares(plot, entries, color) {
+  const { axis, look } = base(color);
+  const narrow = plot.clientWidth < 520;
+  const y = entries.map((_, i) => i), x = entries.map(([, , share]) => share);
+  const low = Math.min(0, ...x.filter(Number.isFinite)), high = Math.max(0, ...x.filter(Number.isFinite));
+  const left = narrow ? 132 : 216, figures = 54; // pixels that a name and the figure at a bar's end take
+  const room = figures * (high - low || 1) / Math.max(60, plot.clientWidth - left - (low < 0 ? 2 : 1) * figures);
+  const names = entries.map(([label]) => escaped(elided(label, narrow ? 18 : 30)));
+  const bars = { type: "bar", orientation: "h", x, y, text: x.map(percent), textposition: "outside", cliponaxis: false, textfont: { color: color("--ink") },
+    customdata: entries.map(([, , , row]) => row), hovertemplate: "%{hovertext}<extra></extra>",
+    hovertext: entries.map(([label, op, share]) => `${escaped(elided(label, 56))}${op ? `<br>${escaped(elided(op, 40))}` : ""}<br>${percent(share)}`),
+    marker: { color: entries.map(([, , share, row]) => color(row === null ? "--floor" : share < 0 ? "--accumulated" : "--local")) } };
+  await draw(plot, [bars], { ...look, height: 28 * entries.length + 48, bargap: 0.35, dragmode: false, showlegend: false,
+    margin: { l: left, r: 8, t: 4, b: 44 },
+    xaxis: { ...axis, range: [low < 0 ? low - room : 0, high + room], tickformat: ".0%", nticks: narrow ? 4 : 7, zeroline: true, zerolinecolor: color("--quiet"), title: titled("share of the output error", color) },
+    yaxis: { ...axis, range: [entries.length - 0.4, -0.6], tickvals: y, ticktext: names, showgrid: false } });
+}
+
+/** Error against layers kept, with the limit, what the kept layers compute, and where the fix came out on the target. */
+async function drawCurve(plot, { curve, fix }, color) {
+  const { axis, look } = base(color);
+  const logs = [1, fix[1], ...curve.map(([, error]) => error)].filter((v) => v > 0 && v < Infinity).map(Math.log10);
+  const low = Math.floor(2 * Math.min(...logs) - 0.2) / 2, high = Math.ceil(2 * Math.max(...logs) + 0.2) / 2;
+  const bounded = (v) => (!Number.isFinite(v) ? 10 ** (high - 0.06) : v > 0 ? v : 10 ** (low + 0.06));
+  const symbol = (v) => (!Number.isFinite(v) ? "x" : v === 0 ? "circle-open" : "circle");
+  const x = curve.map(([kept]) => kept), most = Math.max(1, ...x), near = Math.min(most, Math.max(10, 4 * fix[0]));
+  const said = curve.map(([kept, error, operations, bytes]) => `${whole(kept)} kept: ${number(error)} of the limit<br>` +
+    `${percent(operations).replace("+", "")} of multiply-adds, ${percent(bytes).replace("+", "")} of weight bytes`);
+  const data = [
+    { name: "Multiply-adds", x, y: curve.map(([, , operations]) => operations), yaxis: "y2", mode: "lines", line: { color: color("--floor"), width: 1.5, dash: "dot" }, hoverinfo: "skip" },
+    { name: "Error / limit", x, y: curve.map(([, error]) => bounded(error)), mode: "lines+markers", line: { color: color("--local"), width: 1.5 },
+      marker: { size: 7, color: color("--local"), symbol: curve.map(([, error]) => symbol(error)) }, text: said, hovertemplate: "%{text}<extra></extra>" },
+    { name: "The fix", x: [fix[0]], y: [bounded(fix[1])], mode: "markers", marker: { size: 14, symbol: "diamond-open", color: color("--bad-mark"), line: { width: 2.5 } },
+      text: [`the fix on the target: ${number(fix[1])} of the limit`], hovertemplate: "%{text}<extra></extra>" },
+  ];
+  const ticks = [-3, -2, -1, 0, 1, 2, 3, 4, 5, 6].flatMap((power) => (high - low > 4 ? [1] : high - low > 2 ? [1, 3] : [1, 2, 5]).map((digit) => digit * 10 ** power));
+  await draw(plot, data, { ...look, height: 340, margin: { l: 52, r: 56, t: 8, b: 44 },
+    xaxis: { ...axis, title: titled("layers kept", color), range: [-0.03 * near, 1.03 * near], showgrid: false },
+    yaxis: { ...axis, type: "log", range: [low, high], tickvals: ticks, ticktext: ticks.map(number), title: titled("error / limit", color) },
+    yaxis2: { ...axis, overlaying: "y", side: "right", range: [0, 1.02], tickvals: [0, 0.25, 0.5, 0.75, 1], tickformat: ".0%", showgrid: false },
+    shapes: [{ type: "line", xref: "paper", x0: 0, x1: 1, y0: 1, y1: 1, line: { color: color("--bad-mark"), width: 1, dash: "dash" } }],
+    annotations: [{ xref: "paper", x: 1, xanchor: "right", y: 0, yanchor: "bottom", text: "limit", showarrow: false, font: { size: 12, color: color("--bad-mark") } }] });
 }
 
 // -- putting it together -----------------------------------------------------------------------------------------------
@@ -323,9 +411,8 @@ function choose(place) {
   find("#target").value = place;
   Object.assign(state, { candidate, selected: -1, columns: COLUMNS.filter((column) => !column.optional || candidate.has.has(column.key)) });
   find("#layer").replaceChildren();
-  if (empty) return;
-  filter();
-  if (window.Plotly) drawFigure();
+  if (!empty) filter();
+  if (window.Plotly) drawFigures();
 }
 
 function listen() {
@@ -335,6 +422,8 @@ function listen() {
   for (const link of document.querySelectorAll("a[data-candidate]")) link.addEventListener("click", () => choose(Number(link.dataset.candidate)));
   for (const link of document.querySelectorAll("a[data-first]"))
     link.addEventListener("click", (event) => { event.preventDefault(); select(state.candidate.first, { reveal: true }); });
+  for (const link of document.querySelectorAll("a[data-row]"))
+    link.addEventListener("click", (event) => { event.preventDefault(); select(Number(link.dataset.row), { reveal: true }); });
   find("#search").addEventListener("input", filter);
   find("#only-bad").addEventListener("change", filter);
   find("#download").addEventListener("click", download);
@@ -342,13 +431,13 @@ function listen() {
   scroller.addEventListener("scroll", () => requestAnimationFrame(() => drawRows()), { passive: true });
   addEventListener("beforeprint", () => state.candidate && drawRows(true));
   addEventListener("afterprint", () => state.candidate && drawRows());
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => window.Plotly && drawFigure());
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => window.Plotly && drawFigures());
 }
 
 listen();
 choose(report.focus);
-if (candidates.some((each) => each.rows.length))
+if (candidates.some((each) => each.rows.length || each.curve.length))
   // The table is on screen before the figure's large script is touched.
-  requestAnimationFrame(() => setTimeout(() => loadPlotly().then(drawFigure).catch((error) => {
+  requestAnimationFrame(() => setTimeout(() => loadPlotly().then(drawFigures).catch((error) => {
     find("#plot-note").textContent = `The figure could not be drawn (${error.message}); the table below holds the same figures.`;
   })));

@@ -12,13 +12,16 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from parity.report import words
+from parity.fixes.fix import Fix
+from parity.report import answer, repairs, shares, words
 from parity.report.record import Candidate, Layer, Report
 
 _STYLES: dict[words.Mark, str] = {"good": "bold green", "bad": "bold red", "warn": "bold yellow", "none": "dim"}
 _ASCII = str.maketrans({"✓": "+", "✗": "x", "–": "-", "−": "-", "×": "x", "∞": "inf", "…": "~", "Δ": "d", "─": "-",
-                        "·": "-"})
-_BEFORE, _AFTER, _CLOSEST, _OUTPUTS = 3, 5, 5, 8  # rows that leave the whole report on one screen
+                        "·": "-", "→": ">"})
+# Rows that leave the whole report on one screen.
+_BEFORE, _AFTER, _CLOSEST, _OUTPUTS, _SHARES, _KEPT = 3, 5, 5, 8, 5, 4
+_MESSAGE = 400  # characters of a cause
 
 
 def print_report(report: Report, console: Console, *, verbose: bool = False,
@@ -44,22 +47,29 @@ def print_report(report: Report, console: Console, *, verbose: bool = False,
 def _blocks(report: Report, width: int, *, verbose: bool, paths: Mapping[str, Path]) -> Iterable[RenderableType]:
     yield from _verdicts(report)
     ran = [candidate for candidate in report.candidates if candidate.status == "ok"]
+    if answer.is_repair(report):
+        yield from _fix(ran[0], width, verbose=verbose)
     if any(candidate.outputs for candidate in ran):
-        yield from _titled("Outputs", _outputs(ran, width, verbose=verbose))
-    chosen = words.focus(report)
+        without = " without the fix" if answer.is_repair(report) else ""
+        yield from _titled(f"Outputs{without}", _outputs(ran, width, verbose=verbose))
+    chosen = answer.focus(report)
     for place, candidate in enumerate(report.candidates):
         if verbose or place == chosen:
             yield from _first_bad(report, candidate)
+            yield from _why(candidate)
+            yield from _shares(candidate, width, verbose=verbose)
+            if not answer.is_repair(report):
+                yield from _fix(candidate, width, verbose=verbose)
         if verbose and candidate.tensors:
             title = f"Every tensor on {words.target(candidate)}"
             yield from _titled(title, _layers(candidate.tensors, candidate, width))
-        elif place == chosen:
+        elif place == chosen and not candidate.fixes:
             yield from _surroundings(candidate, width)
     if not verbose:
         yield from _others([candidate for place, candidate in enumerate(report.candidates) if place != chosen])
     yield from _speed(ran)
     yield from _facts(ran, paths, verbose=verbose)
-    yield Text.assemble("\n", ("Next: ", "bold"), words.next_step(report))
+    yield Text.assemble("\n", ("Next: ", "bold"), answer.next_step(report))
 
 
 def _speed(candidates: Sequence[Candidate]) -> Iterable[RenderableType]:
@@ -116,12 +126,78 @@ def _first_bad(report: Report, candidate: Candidate) -> Iterable[RenderableType]
             ("node", ", ".join((words.visible(found.node or "(unnamed)"), words.visible(found.op),
                                 f"{found.index:,} of {nodes:,}"))),
             *words.figures(found, words.blamed_layer(candidate))]
+    yield from _titled(f"First bad layer on {words.target(candidate)}", _pairs(rows, emphasised="tensor"))
+
+
+def _why(candidate: Candidate) -> Iterable[RenderableType]:
+    found = [Text.assemble((words.visible(each.cause), "bold"), " ",
+                           _elided(words.cause(each), _MESSAGE))
+             for each in candidate.diagnoses]
+    if found:
+        yield from _titled("Why", *found)
+
+
+def _shares(candidate: Candidate, width: int, *, verbose: bool) -> Iterable[RenderableType]:
+    entries = shares.account(candidate, len(candidate.tensors) if verbose else _SHARES)
+    body: list[RenderableType] = []
+    attribution = shares.shown(candidate)
+    if attribution is not None:
+        table = _table("", "op", numbers=("share",))
+        for entry in entries:
+            table.add_row(Text(_elided(entry.label, max(14, width - 32)), "" if entry.op else "dim"),
+                          Text(_elided(entry.op, 14)), shares.percent(entry.share))
+        table.add_row(Text("together", "dim"), "", Text(shares.percent(shares.total(attribution)).lstrip("+"), "dim"))
+        body.append(table)
+    elif candidate.attribution is not None:
+        largest = ", ".join(f"{words.visible(layer.tensor)} {words.number(layer.energy)}"
+                            for _, layer in shares.energies(candidate, _BEFORE))
+        if largest:
+            body.append(Text(_elided(f"Most energy (each layer alone): {largest}", 2 * (width - 4))))
+    said = shares.remarks(candidate, entries)
+    body += [Text(remark, _STYLES["warn"]) for mark, remark in said if mark == "warn"]
+    plain = " ".join(remark for mark, remark in said if mark != "warn")
+    body += [Text(plain, "dim")] if plain else []
+    if body:
+        yield from _titled("Where the error comes from", *body)
+
+
+def _fix(candidate: Candidate, width: int, *, verbose: bool) -> Iterable[RenderableType]:
+    fix = repairs.best(candidate)
+    if fix is None:
+        return
+    mark: words.Mark = "good" if fix.passed else "bad"
+    said = "" if fix.passed else "no fix passes; the best found: "
+    body: list[RenderableType] = [Text(f"{words.SIGNS[mark]} {said}{words.line(fix.message)}", _STYLES[mark]),
+                                  _pairs(repairs.figures(fix), emphasised="")]
+    body += _kept(fix, width, len(fix.kept) if verbose else _KEPT)
+    for title, blocks in (("In other tools' words", fix.words), (repairs.TRAINING, fix.training)):
+        if blocks and verbose:
+            body += [Text(f"{title}, for {words.visible(tool)}:\n{words.lines(text)}")
+                     for tool, text in blocks.items()]
+        elif blocks:
+            body.append(Text(f"{title}: {', '.join(map(words.visible, blocks))} (-v prints it)", "dim"))
+    yield from _titled(f"Fix on {words.target(candidate)}", *body)
+
+
+def _kept(fix: Fix, width: int, most: int) -> Iterable[RenderableType]:
+    if not fix.kept:
+        return
+    table = _table("keep", "why", numbers=())
+    room = min(max(14, (width - 8) // 2), max(len(repairs.name(layer)) for layer in fix.kept[:most]))
+    for layer in fix.kept[:most]:
+        table.add_row(_elided_text(repairs.name(layer), room), _elided_text(words.line(layer.why), width - 5 - room))
+    yield table
+    if len(fix.kept) > most:
+        yield Text(f"and {words.plural(len(fix.kept) - most, 'layer')} more", "dim")
+
+
+def _pairs(rows: Iterable[tuple[str, str]], emphasised: str) -> Table:
     grid = Table.grid(padding=(0, 2))
     grid.add_column(no_wrap=True, style="dim")
     grid.add_column(overflow="fold")
     for label, value in rows:
-        grid.add_row(label, Text(value, "bold red" if label == "tensor" else ""))
-    yield from _titled(f"First bad layer on {words.target(candidate)}", grid)
+        grid.add_row(label, Text(value, "bold red" if label == emphasised else ""))
+    return grid
 
 
 def _others(candidates: Sequence[Candidate]) -> Iterable[RenderableType]:
@@ -129,13 +205,18 @@ def _others(candidates: Sequence[Candidate]) -> Iterable[RenderableType]:
              for candidate in candidates if candidate.first_bad]
     if lines:
         yield from _titled("First bad layer elsewhere", *lines)
+    fixes = [Text(repairs.sentence(candidate, fix)) for candidate in candidates
+             if (fix := repairs.best(candidate)) is not None]
+    if fixes:
+        yield from _titled("Fixes elsewhere", *fixes)
 
 
 def _surroundings(candidate: Candidate, width: int) -> Iterable[RenderableType]:
     tensors, blamed = candidate.tensors, words.blamed_layer(candidate)
     if blamed is not None:
         place = tensors.index(blamed)
-        shown = tensors[max(0, place - _BEFORE):place + _AFTER + 1]
+        before, after = (1, 2) if candidate.attribution else (_BEFORE, _AFTER)
+        shown = tensors[max(0, place - before):place + after + 1]
         yield from _titled("Around it", _layers(shown, candidate, width))
         return
     judged = [layer for layer in tensors if words.layer_ratio(layer) is not None]
@@ -196,6 +277,10 @@ def _table(*names: str, numbers: Sequence[str]) -> Table:
     for name in numbers:
         table.add_column(name, justify="right", no_wrap=True)
     return table
+
+
+def _elided_text(name: str, room: int) -> Text:
+    return Text(_elided(name, room))
 
 
 def _elided(name: str, room: int) -> str:

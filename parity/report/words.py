@@ -6,7 +6,9 @@ import math
 import unicodedata
 from typing import Literal
 
-from parity.report.record import Candidate, FirstBad, Kind, Layer, Report, TaskResult
+from parity.analysis.diagnose import Diagnosis
+from parity.backends.latency import Latency
+from parity.report.record import Candidate, FirstBad, Kind, Layer, TaskResult
 
 Mark = Literal["good", "bad", "warn", "none"]
 
@@ -56,6 +58,11 @@ def line(text: str) -> str:
     return visible(" ".join(text.split()))
 
 
+def lines(text: str) -> str:
+    """A text of several lines, each as it is, with what would not show written out."""
+    return "\n".join(visible(each) for each in text.expandtabs(4).split("\n"))
+
+
 def plural(count: int, noun: str) -> str:
     """The count with its noun: "1 output", "3 outputs"."""
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
@@ -89,7 +96,9 @@ def verdict(candidate: Candidate) -> str:
         case "none":
             return f"not judged: {line(candidate.reason) or 'no output was compared'}"
         case "bad":
-            return f"divergence: {failed:,} of {plural(count, 'output')} beyond tolerance"
+            fixed = "" if not candidate.fixes else "; a fix passes" if any(f.passed for f in candidate.fixes) else (
+                "; no fix passes")
+            return f"divergence: {failed:,} of {plural(count, 'output')} beyond tolerance{fixed}"
         case "warn":
             return "parity at the outputs, which hide a bad layer"
         case _:
@@ -159,51 +168,6 @@ def blamed_layer(candidate: Candidate) -> Layer | None:
     return next((layer for layer in candidate.tensors if found and layer.tensor == found.tensor), None)
 
 
-def focus(report: Report) -> int | None:
-    """Which candidate to show in detail: one that diverges, else one with a bad layer, else the first that ran."""
-    ran = [i for i, candidate in enumerate(report.candidates) if candidate.status == "ok"]
-    order: dict[Mark, int] = {"bad": 0, "warn": 1, "good": 2, "none": 3}
-    return min(ran, key=lambda i: (report.candidates[i].emulated, order[mark(report.candidates[i])], i), default=None)
-
-
-def headline(report: Report) -> str:
-    """The answer to the whole run, in one sentence."""
-    chosen = focus(report)
-    shown = None if chosen is None else report.candidates[chosen]
-    if report.verdict == "divergence":
-        bad = next((c for c in report.candidates if mark(c) == "bad" and not (c.emulated and not c.asked)), shown)
-        if bad is None or bad.first_bad is None:
-            return f"Divergence{f' on {target(bad)}' if bad else ''}, and no single layer is to blame."
-        return f"Divergence on {target(bad)}. First bad layer: {blamed(bad.first_bad)}."
-    if report.verdict == "error":
-        return "No verdict: nothing could be compared." if chosen is None else "No verdict: a target could not run."
-    hidden = next((c for c in report.candidates if mark(c) == "warn"), None)
-    if hidden is not None and hidden.first_bad is not None:
-        return f"Parity at the outputs, but {blamed(hidden.first_bad)} is wrong on {target(hidden)}."
-    return "Parity: every output is within tolerance and no layer is bad."
-
-
-def next_step(report: Report) -> str:
-    """The next thing to do, as one sentence."""
-    if report.partial:
-        return "The run was interrupted: run the same command again for the whole answer."
-    missing = next((c for c in report.candidates if c.status != "ok" and c.asked), None)
-    chosen = focus(report)
-    found = None if chosen is None else report.candidates[chosen].first_bad
-    if report.verdict == "error" or chosen is None:
-        return f"Make {visible(missing.target)} run ({line(missing.reason)})." if missing else "Check the targets."
-    shown = report.candidates[chosen]
-    if found is None:
-        return ("Nothing to do: the outputs agree." if mark(shown) == "good" else
-                "Look in the layer table at where the accumulated error grows.")
-    place = visible(found.source or found.node or found.tensor)
-    op = visible(found.op) or "it"
-    look = {"implementation": f"Compare how {target(shown)} computes {op} at {place} with the model.",
-            "precision": f"Look at the value range at {place}: the number format loses it.",
-            "nonfinite": f"Look at what overflows at {place}: its inputs are still finite."}[found.kind]
-    return look + (" With --strict, the run fails on it." if mark(shown) == "warn" else "")
-
-
 def task(found: TaskResult, *, detail: bool = True) -> str:
     """A judge's figure, its limit and, with `detail`, what stands beside it."""
     limit = "" if found.limit is None else f" (limit {number(found.limit)}, {'kept' if found.passed else 'missed'})"
@@ -213,8 +177,23 @@ def task(found: TaskResult, *, detail: bool = True) -> str:
 
 
 def timing(candidate: Candidate) -> str:
-    """The latency in milliseconds with its spread; a dash where it was not measured."""
-    found = candidate.latency
+    """The candidate's latency."""
+    return latency(candidate.latency)
+
+
+def latency(found: Latency | None) -> str:
+    """A latency in milliseconds with its spread; a dash where it was not measured."""
     if found is None:
         return "–"
     return f"{number(1e3 * found.median)} ms ({number(1e3 * found.low)} to {number(1e3 * found.high)})"
+
+
+def cause(found: Diagnosis) -> str:
+    """What a diagnosis says, with the tensor where it does not name it itself."""
+    said = line(found.message)
+    return said if visible(found.tensor) in said else f"{said.rstrip('.')} (at {visible(found.tensor)})."
+
+
+def evidence(found: Diagnosis) -> list[tuple[str, str]]:
+    """The figures of a diagnosis by name."""
+    return [(visible(name.replace("_", " ")), number(value)) for name, value in found.evidence.items()]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import math
 import re
 import zlib
 from dataclasses import replace
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from parity.fixes.fix import CurvePoint
 from parity.report.html import render
 from parity.report.record import Report
 from tests.report import samples
@@ -187,3 +189,88 @@ def test_the_file_stays_small(layers: int, targets: int, limit: float) -> None:
     many = tuple(replace(tensors[i % 300], index=i, tensor=f"/model/block{i // 9}/{i}_output_0") for i in range(layers))
     candidates = [replace(samples.bad(), target=f"target{i}", tensors=many) for i in range(targets)]
     assert len(render(samples.report(*candidates)).encode()) <= limit
+
+
+def test_why_where_from_and_fix_are_in_the_page() -> None:
+    """Causes with evidence, the account, the fix with cost, curve and other tools' words need no script."""
+    text = page("explained").text
+    for said in ("int8-outliers", "so the bulk uses 4 of 255 steps.", "steps used 4",
+                 "+56.1%", "−18.3%", "what the slopes miss", "together", "100.0%", "offsets", "Slopes: secant",
+                 "Keep 3 layers in FP32, the rest in INT8.", "4.2 → 0.8 of its limit", "energy 0.100, rank 1 of 54",
+                 "29.6%", "12.1 ms (11.9 to 13) → 14.2 ms", "Take INT8 ranges by percentile.", "fails",
+                 "quantize_static(\n    nodes_to_exclude=['/layer0/Conv'", "trtexec (TensorRT up to 10)"):
+        assert said in text
+    assert "quantisation-aware training" not in text
+
+
+def test_where_no_fix_passes_the_page_says_what_to_train() -> None:
+    """The best found is named as such, and the configuration for training stands in the page, tabs as spaces."""
+    text = page("no fix").text
+    assert "No fix passes; the best found" in text
+    assert "What quantisation-aware training should cover" in text
+    assert "QConfigMapping()\n    .set_module_name('conv1', qconfig)" in text
+
+
+def test_withheld_shares_leave_no_picture() -> None:
+    """Without shares there is the reason and a table of energies, and nothing to draw."""
+    shown = page("withheld")
+    assert "Shares are not shown: the output is not finite (logits)." in shown.text
+    assert "5.61e-4" in shown.text
+    assert not [a for _, a in shown.elements if "data-plot" in a]
+    assert "shares" not in shown.data()["candidates"][0]
+
+
+def test_every_picture_has_its_words_and_its_figures() -> None:
+    """A picture says what it shows, stays hidden until it is drawn, and its figures are embedded and in a table."""
+    shown = page("explained")
+    pictures = [a for _, a in shown.elements if "data-plot" in a]
+    assert [a["data-plot"] for a in pictures] == ["shares", "curve"]
+    assert all(a["role"] == "img" and "table beside it" in (a["aria-label"] or "") for a in pictures)
+    assert sum(tag == "figure" and "hidden" in a for tag, a in shown.elements) == 2
+    columns = shown.data()["candidates"][1]
+    assert sum(share for _, _, share, _ in columns["shares"]) == pytest.approx(1, abs=1e-4)
+    assert columns["shares"][0] == ["/layer2/BatchNormalization_17_output_0", "BatchNormalization", 0.561, 17]
+    assert columns["curve"][3] == [3, 0.72, 0.055556, 0.075]
+    assert columns["fix"] == [3, 0.8]
+
+
+def test_a_curve_with_infinities_is_embedded() -> None:
+    """A point where the output is not finite survives strict JSON."""
+    candidate = samples.explained()
+    curve = (CurvePoint(0, math.inf, 0.0, 0.0), CurvePoint(1, math.nan, 0.1, 0.1))
+    fixed = replace(candidate, fixes=(replace(candidate.fixes[1], curve=curve),))
+    (columns,) = Page(render(samples.report(fixed))).data()["candidates"]
+    assert [point[1] for point in columns["curve"]] == ["inf", "nan"]
+
+
+def test_shares_and_energies_are_columns_of_the_layer_table() -> None:
+    """The layer table gets both, by row."""
+    figures = page("explained").data()["candidates"][1]["figures"]
+    assert (figures["share"][17], figures["energy"][17]) == (0.561, 0.000561)
+
+
+def test_links_to_layers_lead_to_rows() -> None:
+    """Each layer that is named beyond the layer table leads to its own row in it."""
+    report = samples.EVERY["explained"]
+    tensors = report.candidates[1].tensors
+    found = re.findall(r"data-row='(\d+)'><bdi class='name'>([^<]+)</bdi>", render(report))
+    assert {tensors[int(row)].tensor for row, _ in found} == {name for _, name in found}
+    assert len(found) >= 8
+
+
+def test_hostile_findings_show_as_text() -> None:
+    """Causes, fixes and snippets that are markup make no element, and snippets end no line they do not end."""
+    shown, tame = page("hostile findings"), page("no fix")
+    assert {tag for tag, _ in shown.elements} <= {tag for tag, _ in tame.elements}
+    assert sum(tag == "script" for tag, _ in shown.elements) == 3
+    assert "<script>alert(1)</script>\n<script>alert(1)</script>" in shown.text
+    assert r"\u202egnp.exe" in shown.text
+    assert "\u202e" not in shown.text
+
+
+def test_a_run_for_a_fix_begins_with_it() -> None:
+    """The page of `parity fix` has the fix in its headline, in the colour of what passes, and first in the detail."""
+    shown = page("repaired")
+    assert ("h1", {"class": "good"}) in shown.elements
+    assert shown.text.index("The fix") < shown.text.index("First bad layer", shown.text.index("On onnxruntime:int8"))
+    assert "Outputs without the fix" in shown.text

@@ -70,3 +70,11 @@ def test_no_cell_is_a_formula() -> None:
     """A hostile name, wherever it stands, is no formula in the table."""
     for row in rows(write_csv(samples.EVERY["hostile"])):
         assert not any(row[column].startswith(("=", "@", "+")) for column in ("tensor", "node", "op", "source"))
+
+
+def test_shares_and_energies_have_columns() -> None:
+    """A share and an energy stand in their columns in full, and are empty where there are none."""
+    found = [row for row in rows(write_csv(samples.EVERY["explained"])) if row["target"] == "onnxruntime:int8"]
+    assert [float(row["share"]) for row in found] == [samples.SHARES.get(i, 0.0) for i in range(len(found))]
+    assert float(found[17]["energy"]) == 0.001 * samples.SHARES[17]
+    assert {row["share"] for row in rows(write_csv(samples.EVERY["divergence"]))} == {""}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console
 
-from parity.report import words
+from parity.report import answer, words
 from parity.report.record import Report
 from parity.report.text import print_report
 from tests.report import samples
@@ -38,7 +39,9 @@ def test_the_answer_and_its_figures_are_there() -> None:
                  "implementation:", "0.02, accepted up to 2.00e-6", "model.py:27", "94.0%", "out/report.html",
                  "3.00e-5"):
         assert said in text
-    assert text.rstrip().splitlines()[-1].startswith("Next: ")
+    last = text.rstrip().rpartition("\n\n")[2]
+    assert last.startswith("Next: Compare how onnxruntime:fp16 computes")
+    assert "`parity fix fixtures/cnn.onnx --for onnxruntime:fp16`" in last
 
 
 def test_the_surroundings_of_the_first_bad_layer() -> None:
@@ -139,12 +142,72 @@ def test_figures_that_are_none() -> None:
 def test_hidden_faults_are_named_in_the_headline() -> None:
     """A fault that the outputs hide is in the headline, and the next step says how to fail on it."""
     report = samples.EVERY["hidden"]
-    assert "/layer2/BatchNormalization_17_output_0" in words.headline(report)
-    assert "--strict" in words.next_step(report)
+    assert "/layer2/BatchNormalization_17_output_0" in answer.headline(report)
+    assert "--strict" in answer.next_step(report)
 
 
 def test_a_forecast_does_not_take_the_headline() -> None:
     """The headline of a divergence is about a target that ran, not about a forecast."""
     report = samples.report(samples.emulated(), samples.bad())
-    assert words.headline(report).startswith("Divergence on onnxruntime:fp16.")
-    assert words.focus(report) == 1
+    assert answer.headline(report).startswith("Divergence on onnxruntime:fp16.")
+    assert answer.focus(report) == 1
+
+
+def test_why_where_from_and_fix_follow_the_first_bad_layer() -> None:
+    """Causes, shares that add up, and the fix with its figures and kept layers stand in this order."""
+    text = " ".join(printed(samples.EVERY["explained"], 120).split())
+    said = ("First bad layer on", "Why", "int8-outliers The largest value of 81.2",
+            "Where the error comes from", "+56.1%", "+41.2%", "−18.3%", "the other 3 layers +5.1%", "together 100.0%",
+            "offsets", "/layer0/MaxPool_6_output_0", "8 samples; 2 layers change", "Fix on onnxruntime:int8",
+            "4.2 → 0.8 of its limit (rel_l2 of logits 0.0421 → 0.008)", "3 of 54 layers kept in FP32", "4 Casts more",
+            "12.1 ms", "energy 0.100, rank 1 of 54", "ONNX Runtime, trtexec", "Next: `parity fix")
+    places = [text.find(part) for part in said]
+    assert -1 not in places
+    assert places == sorted(places)
+
+
+def test_findings_fit_a_screen() -> None:
+    """With causes, shares and a fix of many layers, a report is at most 70 lines of 100 columns."""
+    candidate = samples.explained()
+    many = samples.fix(candidate, kept=tuple(range(40)))
+    text = printed(samples.report(replace(candidate, fixes=(many,))))
+    assert len(text.splitlines()) <= 70
+    assert "and 36 layers more" in text
+
+
+def test_withheld_shares_give_the_reason_and_energies() -> None:
+    """Instead of shares there is one line that says why, and the layers of most energy."""
+    text = printed(samples.EVERY["withheld"], 140)
+    assert "Shares are not shown: the output is not finite (logits)." in text
+    assert "Most energy (each layer alone): /layer2/BatchNormalization_17_output_0 5.61e-4" in text
+    assert "together" not in text
+
+
+def test_where_no_fix_passes() -> None:
+    """It is said plainly, with the best found and what training should cover."""
+    text = printed(samples.EVERY["no fix"], 140)
+    assert "✗ no fix passes; the best found: Keep 3 layers" in text
+    assert "1.7 of its limit" in text
+    assert "What quantisation-aware training should cover: PyTorch (-v prints it)" in text
+
+
+def test_verbose_prints_other_tools_words_as_they_are() -> None:
+    """With verbose, snippets keep their lines and their indentation."""
+    printed_lines = printed(samples.EVERY["no fix"], 140, verbose=True).splitlines()
+    text = "\n".join(line.rstrip() for line in printed_lines)
+    assert "      nodes_to_exclude=['/layer0/Conv', '/layer2/BatchNorm'])" in text
+    assert "QConfigMapping()\n      .set_module_name('conv1', qconfig)" in text
+
+
+def test_a_run_for_a_fix_begins_with_it() -> None:
+    """`parity fix` prints the fix before all else, and says that the outputs are those without it."""
+    text = printed(samples.EVERY["repaired"])
+    assert text.index("Fix on onnxruntime:int8") < text.index("Outputs without the fix") < text.index("Why")
+    assert text.rstrip().endswith("Next: Deploy cnn.fixed.onnx: it is within tolerance on onnxruntime:int8.")
+
+
+def test_fixes_of_other_targets_have_a_line() -> None:
+    """The fix of a target that is not shown in detail is one sentence."""
+    forecast = replace(samples.explained(), target="pytorch:int8", emulated=True, asked=False)
+    text = " ".join(printed(samples.report(samples.bad(), forecast), 140).split())
+    assert "Fixes elsewhere A fix passes on pytorch:int8 (emulated): 3 of 54 layers kept in FP32" in text

@@ -1,0 +1,195 @@
+"""What is known of a candidate that is off, and how causes tell what they found."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TypeAlias
+
+import numpy as np
+
+from parity.analysis.localize import Divergence, Kind
+from parity.analysis.measure import measure
+from parity.errors import MatchError
+from parity.graph.constants import constant_values
+from parity.graph.executor import Executor
+from parity.graph.model import Model
+from parity.graph.ops.call import Arithmetic, Value, from_numpy, is_tensor, to_numpy
+
+Tensors: TypeAlias = Mapping[str, np.ndarray]
+# What an edit of the precision puts between the model's own operators.
+_FORMATS = frozenset({"Cast", "QuantizeLinear", "DequantizeLinear"})
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """A cause that fits, with the numbers that say so.
+
+    Attributes:
+        cause: its name in the table of causes, e.g. "fp16-overflow".
+        tensor: at which it shows.
+        message: one sentence with the figures.
+        evidence: the figures by name.
+    """
+
+    cause: str
+    tensor: str
+    message: str
+    evidence: Mapping[str, float]
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """A candidate beside its reference, on one feed.
+
+    Attributes:
+        reference: the reference, flat.
+        variant: what the candidate runs, flat: the reference itself where both compute in the same precision.
+        feed: the inputs, the same on both sides.
+        found: every tensor that was compared, in the order of the graph.
+        blamed: the tensor that was named, and what for.
+        shown: the candidate's watched tensors.
+        reference_outputs: of the reference's plain run.
+        candidate_outputs: of the candidate's unwatched run.
+        limit: relative L2 tolerance of the outputs.
+        precision: what the candidate computes in: "fp32", "fp16", "bf16" or "int8".
+        diverged: whether the verdict is divergence.
+        moved: how far (relative L2) watching moved the candidate's outputs; None where that is not known.
+        again: runs the candidate once more, unwatched; None where it cannot be run.
+        unoptimised: the same without the runtime's graph optimisation.
+    """
+
+    reference: Model
+    variant: Model
+    feed: Tensors
+    found: Sequence[Divergence]
+    blamed: tuple[Divergence, Kind] | None
+    shown: Tensors
+    reference_outputs: Tensors
+    candidate_outputs: Tensors
+    limit: float
+    precision: str = "fp32"
+    diverged: bool = False
+    moved: float | None = None
+    again: Callable[[], Tensors] | None = None
+    unoptimised: Callable[[], Tensors] | None = None
+    _expected: dict[str, np.ndarray] = field(default_factory=dict, init=False, repr=False)
+
+    @cached_property
+    def of(self) -> Mapping[str, Divergence]:
+        """What was found, by tensor."""
+        return {d.tensor: d for d in self.found}
+
+    @cached_property
+    def bench(self) -> Bench:
+        """Evaluates what the candidate runs."""
+        return Bench(self.variant)
+
+    @cached_property
+    def original(self) -> Bench:
+        """Evaluates the reference."""
+        return self.bench if self.variant is self.reference else Bench(self.reference)
+
+    @cached_property
+    def error(self) -> float:
+        """Largest relative L2 error among the unwatched outputs."""
+        return distance(self.reference_outputs, self.candidate_outputs)
+
+    @cached_property
+    def unoptimised_error(self) -> float | None:
+        """The same with the runtime's optimisation off; None where that cannot be run."""
+        return None if self.unoptimised is None else distance(self.reference_outputs, self.unoptimised())
+
+    @cached_property
+    def between_runs(self) -> float | None:
+        """Largest relative L2 distance between two unwatched runs; None where the candidate cannot be run again."""
+        return None if self.again is None else distance(self.candidate_outputs, self.again())
+
+    def blamed_for(self, *kinds: Kind) -> Divergence | None:
+        """The tensor that was named, where it was named for one of these."""
+        return self.blamed[0] if self.blamed is not None and self.blamed[1] in kinds else None
+
+    def suspects(self) -> list[Divergence]:
+        """The tensors that a lack of precision may be about: those that the named one is made from, then all others."""
+        blamed = self.blamed_for("precision")
+        if blamed is None:
+            return []
+        before = ancestors(self.reference, blamed.tensor)
+        return sorted(self.found, key=lambda d: d.tensor not in before)
+
+    def seen(self, name: str) -> np.ndarray | None:
+        """What the candidate's operators read: a tensor that it shows, or an input; None where it is hidden."""
+        return self.shown[name] if name in self.shown else self.feed.get(name)
+
+    def named(self, tensor: str) -> str:
+        """The reference's tensor that one of the variant's stands for, before or after Casts and Q/DQ."""
+        known, graph = self.reference.graph.producer, self.variant.graph
+        after = (o for r in graph.readers.get(tensor, ()) if r.op in _FORMATS for o in r.outputs if o in known)
+        while tensor not in known and tensor in graph.producer and graph.producer[tensor].inputs:
+            if graph.producer[tensor].op not in _FORMATS:
+                return next(after, tensor)
+            tensor = graph.producer[tensor].inputs[0]
+        return tensor
+
+    def expected(self, names: Collection[str]) -> Tensors:
+        """The reference's own values of some tensors; those not asked for before cost one run of it."""
+        missing = [n for n in names if n not in self._expected]
+        if missing:
+            values = Executor(self.reference).run(self.feed, capture=missing)
+            self._expected.update({n: to_numpy(values[n]) for n in missing if n in values and is_tensor(values[n])})
+        return {n: self._expected[n] for n in names if n in self._expected}
+
+
+def ancestors(model: Model, tensor: str) -> set[str]:
+    """The tensors that one is made from, and itself."""
+    found: set[str] = set()
+    stack = [tensor]
+    while stack:
+        name = stack.pop()
+        node = model.graph.producer.get(name)
+        if name not in found:
+            found.add(name)
+            stack.extend(node.reads if node is not None else ())
+    return found
+
+
+class Bench:
+    """A flat model whose nodes can be evaluated in FP64, one at a time."""
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self.executor = Executor(model, Arithmetic.DOUBLE)
+
+    @cached_property
+    def constants(self) -> Mapping[str, Value]:
+        """Every tensor that no input can change, in its declared type."""
+        return constant_values(self.model)
+
+    def constant(self, name: str) -> np.ndarray | None:
+        """The value of a tensor that no input can change; None for another."""
+        value = self.constants.get(name)
+        return to_numpy(value) if is_tensor(value) else None
+
+    def value(self, evidence: Evidence, name: str) -> Value:
+        """What an operator of the candidate read: a constant, or what it shows; None where that is hidden."""
+        if name in self.constants:
+            return self.constants[name]
+        seen = evidence.seen(name)
+        return None if seen is None else from_numpy(np.asarray(seen))
+
+
+def distance(one: Tensors, other: Tensors) -> float:
+    """Largest relative L2 distance among the tensors that both have; inf where shapes differ."""
+    return max((relative(one[n], other[n]) for n in one.keys() & other.keys()), default=0.0)
+
+
+def relative(expected: np.ndarray, value: np.ndarray) -> float:
+    """The relative L2 error of a tensor; inf where the shapes differ, or text stands for numbers."""
+    if expected.shape != value.shape:
+        return math.inf
+    try:
+        return measure(expected, value).rel_l2
+    except MatchError:
+        return math.inf

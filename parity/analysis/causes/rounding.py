@@ -1,0 +1,204 @@
+"""What rounding does: a small difference of large terms, a saturated function whose tail is read, a long sum."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from parity.analysis.causes.evidence import Diagnosis, Evidence
+from parity.analysis.causes.formats import SATURATING, spoilt_operand
+from parity.analysis.causes.underflow import underflow
+from parity.analysis.causes.unit import Unit, unit_of
+from parity.graph.graph import Node
+
+# Unit round-off by precision; INT8's is a step of a range that is used in full.
+_ROUNDOFF = {"fp32": 2.0**-24, "fp16": 2.0**-11, "bf16": 2.0**-8, "int8": 2.0**-8, "fp64": 2.0**-53}
+# How many times an operator must enlarge the relative error of its inputs to be named for it.
+_AMPLIFIED = 6.0
+
+
+def cancellation(evidence: Evidence) -> Sequence[Diagnosis]:
+    """A large term minus a large term: the difference keeps the error of the terms, and little else."""
+    found = []
+    for divergence in evidence.suspects():
+        node, own = divergence.node, divergence.accumulated
+        if own is None or not own.rel_l2 > evidence.limit or not own.reference_l2:
+            continue
+        before = _error_before(evidence, node)
+        amplified = own.rel_l2 / max(before, _ROUNDOFF.get(evidence.precision, 2.0**-24))
+        if amplified < _AMPLIFIED:
+            continue
+        condition = _condition(evidence, node, own.reference_l2, own.size)
+        # The terms' own error, blown up by the condition, must be what is seen.
+        if condition < _AMPLIFIED or not 0.2 < condition / amplified < 50:
+            continue
+        message = (f"{node.op} {node.label!r} subtracts terms {condition:.3g} times as large as the difference: their "
+                   f"error of {before:.1e} (relative L2) becomes {own.rel_l2:.1e} at {divergence.tensor!r}.")
+        found.append(Diagnosis("cancellation", divergence.tensor, message,
+                               {"condition": condition, "error_before": before, "error": own.rel_l2}))
+    return found
+
+
+def _error_before(evidence: Evidence, node: Node) -> float:
+    """Largest relative L2 error, accumulated, of what a node reads."""
+    errors = (evidence.of[n].accumulated for n in node.reads if n in evidence.of)
+    return max((a.rel_l2 for a in errors if a is not None), default=0.0)
+
+
+def _condition(evidence: Evidence, node: Node, norm: float, size: int) -> float:
+    """How many times larger the terms are than their sum (relative L2)."""
+    if node.op in ("Add", "Sub", "Sum") and norm:
+        return max((_norm(evidence, n, size) for n in node.inputs), default=0.0) / norm
+    name = node.inputs[0] if node.inputs else ""
+    if node.op in ("LayerNormalization", "InstanceNormalization"):
+        value = evidence.shown.get(name)
+        if value is None or value.dtype.kind not in "fV" or value.ndim < 2:
+            return 0.0
+        wide = value.astype(np.float64)
+        axes = (wide.ndim - 1,) if node.op == "LayerNormalization" else tuple(range(2, wide.ndim))
+        spread = float(np.sqrt(np.mean(wide.var(axis=axes))))
+        return float(np.sqrt(np.mean(wide**2))) / spread if spread else 0.0
+    if node.op in ("ReduceMean", "ReduceSum", "MatMul", "Gemm", "Conv", "GlobalAveragePool"):
+        return _of_sum(evidence, node)
+    return 0.0
+
+
+def _of_sum(evidence: Evidence, node: Node) -> float:
+    """Of a sum of products: the same sum of magnitudes against it."""
+    found = evidence.of.get(node.outputs[0])
+    unit = None if found is None else unit_of(evidence, found, of_reference=True)
+    if unit is None:
+        return 0.0
+    read = {n: unit.input(n) for n in unit.last.inputs if n}
+    absolute = {n: np.abs(v) for n, v in read.items() if v is not None and v.dtype.kind == "f"}
+    made, norm = unit.tried({}, absolute), float(np.linalg.norm(unit.gold))
+    # Random signs cancel as the square root of their number does; that is no cancellation.
+    return float(np.linalg.norm(made)) / norm / math.sqrt(_terms(unit)) if made is not None and norm else 0.0
+
+
+def _norm(evidence: Evidence, name: str, size: int) -> float:
+    """The L2 norm of a term, spread to `size` elements."""
+    found = evidence.of.get(name)
+    if found is not None and found.accumulated is not None and found.accumulated.size:
+        return found.accumulated.reference_l2 * math.sqrt(size / found.accumulated.size)
+    value = evidence.original.constant(name) if name in evidence.original.constants else evidence.feed.get(name)
+    if value is None or not value.size or value.dtype.kind not in "fiu":
+        return 0.0
+    return float(np.linalg.norm(value.astype(np.float64))) * math.sqrt(size / value.size)
+
+
+def tails(evidence: Evidence) -> Sequence[Diagnosis]:
+    """A probability rounded to 0 or 1, whose distance from it is read further on."""
+    found = []
+    for divergence in evidence.suspects():
+        node, own = divergence.node, divergence.accumulated
+        if node.op not in ("Log", "Sub", "Div", "Reciprocal") or own is None or not own.rel_l2 > evidence.limit:
+            continue
+        for name in node.inputs:
+            maker, value = evidence.reference.graph.producer.get(name), evidence.shown.get(name)
+            before = evidence.of.get(name)
+            if maker is None or maker.op not in SATURATING or value is None or before is None:
+                continue
+            if before.accumulated is None or own.rel_l2 < _AMPLIFIED * before.accumulated.rel_l2:
+                continue
+            right, ends = evidence.expected([name])[name], (0.0, 1.0, -1.0)
+            lost = np.isin(value.astype(np.float64), ends) & ~np.isin(right.astype(np.float64), ends)
+            if not lost.any():
+                continue
+            gap = float(np.min([np.abs(right[lost].astype(np.float64) - e).min() for e in ends]))
+            message = (f"{lost.mean():.1%} of {name!r} ({maker.op}) is exactly 0 or ±1, where the reference is up to "
+                       f"{gap:.1e} away; {node.op} {node.label!r} reads that distance, and its error grows from "
+                       f"{before.accumulated.rel_l2:.1e} to {own.rel_l2:.1e} (relative L2).")
+            found.append(Diagnosis("saturated-tails", name, message, {
+                "share": float(lost.mean()), "smallest_distance": gap, "error_before": before.accumulated.rel_l2,
+                "error": own.rel_l2}))
+    return found
+
+
+def before_nonfinite(evidence: Evidence) -> Sequence[Diagnosis]:
+    """A loss of precision that gives a later operator zero or a negative number to make NaN or Inf of."""
+    spoilt = spoilt_operand(evidence)
+    operand = None if spoilt is None else evidence.of.get(spoilt.source)
+    if spoilt is None or operand is None:
+        return ()
+    at_operand = replace(evidence, blamed=(operand, "precision"))
+    found = next((f for cause in (underflow, tails, cancellation) if (f := cause(at_operand))), ())
+    return tuple(replace(d, message=f"{d.message[:-1]}; then {spoilt.told}.") for d in found)
+
+
+_MOST_SUMS = 256
+_SUMMED = frozenset({"ReduceSum", "ReduceMean", "GlobalAveragePool", "MatMul", "Gemm"})
+
+
+def accumulation(evidence: Evidence) -> Sequence[Diagnosis]:
+    """A long sum added up one term after the other, in a type too narrow for it."""
+    blamed = evidence.blamed_for("implementation")
+    unit = None if blamed is None else unit_of(evidence, blamed)
+    if unit is None or len(unit.nodes) > 1 or unit.last.op not in _SUMMED or unit.gold.shape != unit.candidate.shape:
+        return ()
+    terms, scale = _sampled_terms(unit)
+    if terms is None or terms.shape[1] < 16:
+        return ()
+    sums = terms.sum(axis=1)
+    gap = _sampled_gap(unit)
+    seen = float(np.linalg.norm(gap)) / (float(np.linalg.norm(sums * scale)) or 1.0)
+    for name, dtype in (("FP32", np.float32), ("FP16", np.float16)):
+        with np.errstate(over="ignore", invalid="ignore"):
+            narrow = np.add.accumulate(terms.astype(dtype), axis=1, dtype=dtype)[:, -1].astype(np.float64)
+        made = float(np.linalg.norm(narrow - sums)) / (float(np.linalg.norm(sums)) or 1.0)
+        if math.isfinite(made) and made / 3 < seen < made * 3:
+            message = (f"{unit.last.op} {unit.last.label!r} adds {terms.shape[1]} terms: one after the other in {name} "
+                       f"that errs by {made:.1e} (relative L2), and the candidate errs by {seen:.1e}.")
+            return (Diagnosis("long-accumulation", unit.tensor, message,
+                              {"terms": float(terms.shape[1]), "error": seen, "simulated": made}),)
+    return ()
+
+
+def _terms(unit: Unit) -> int:
+    """How many terms each element of a sum has."""
+    x = unit.input(unit.last.inputs[0])
+    weight = unit.input(unit.last.inputs[1]) if len(unit.last.inputs) > 1 else None
+    if unit.last.op in ("MatMul", "Gemm") and x is not None:
+        return int(x.shape[-1])
+    if unit.last.op == "Conv" and weight is not None:
+        return int(np.prod(weight.shape[1:]))
+    return max(int(x.size // max(unit.gold.size, 1)), 1) if x is not None else 1
+
+
+def _picked(size: int) -> np.ndarray:
+    return np.unique(np.linspace(0, size - 1, min(size, _MOST_SUMS)).astype(np.int64))
+
+
+def _sampled_gap(unit: Unit) -> np.ndarray:
+    picked = _picked(unit.gold.size)
+    gap: np.ndarray = unit.candidate.astype(np.float64).ravel()[picked] - unit.gold.ravel()[picked]
+    return gap
+
+
+def _sampled_terms(unit: Unit) -> tuple[np.ndarray | None, float]:
+    """The terms [sums, terms] of some elements, and what their sum is multiplied by."""
+    node, picked = unit.last, _picked(unit.gold.size)
+    x = unit.input(node.inputs[0])
+    if x is None or x.dtype.kind != "f":
+        return None, 1.0
+    wide = x.astype(np.float64)
+    if node.op in ("MatMul", "Gemm"):
+        other = unit.input(node.inputs[1])
+        if other is None or other.ndim != 2 or wide.ndim < 2:
+            return None, 1.0
+        flags = {a.name: a.i for a in node.proto.attribute}
+        left = wide.T if flags.get("transA") else wide.reshape(-1, wide.shape[-1])
+        right = (other if flags.get("transB") else other.T).astype(np.float64)
+        rows, columns = np.divmod(picked, right.shape[0])
+        return left[rows] * right[columns], 1.0
+    kept = unit.gold.shape if unit.gold.ndim == wide.ndim else None
+    if kept is None:
+        axes = tuple(i for i in range(wide.ndim) if wide.shape[i] > 1)
+        return (wide.reshape(1, -1) if unit.gold.size == 1 and axes else None), 1.0
+    summed = tuple(i for i in range(wide.ndim) if kept[i] == 1 and wide.shape[i] > 1)
+    rest = [i for i in range(wide.ndim) if i not in summed]
+    terms = wide.transpose(*rest, *summed).reshape(unit.gold.size, -1)[picked]
+    return terms, 1.0 / terms.shape[1] if node.op != "ReduceSum" else 1.0

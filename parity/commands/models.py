@@ -1,0 +1,105 @@
+"""`parity convert`, `check`, `backends` and `inspect`."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from parity.commands.options import EXISTING, SEED, SHAPE, THREADS
+
+if TYPE_CHECKING:
+    from parity.precision.plan import Precision
+    from parity.precision.ranges import Method
+
+
+@click.command()
+@click.argument("model", type=EXISTING)
+@click.option("--precision", type=click.Choice(["fp32", "fp16", "bf16", "int8"]), default="fp32", show_default=True,
+              help="Of every node, unless a plan says otherwise.")
+@click.option("--plan", type=EXISTING, metavar="FILE", help="A precision for each node, as JSON.")
+@click.option("--calibration", type=EXISTING, metavar="PATH",
+              help="Samples for INT8 ranges: .npz, .npy, or a folder of them. Default: one seeded input.")
+@click.option("--method", type=click.Choice(["minmax", "entropy", "percentile"]), default="minmax", show_default=True,
+              help="How INT8 ranges are found.")
+@click.option("--quantize-outputs", is_flag=True, help="Quantise what operators make, too, not only what they read.")
+@SEED
+@click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), required=True, metavar="FILE",
+              help="The .onnx to write.")
+def convert(model: Path, precision: Precision, plan: Path | None, calibration: Path | None, method: Method,
+            quantize_outputs: bool, seed: int, output: Path) -> None:
+    """Write MODEL in another precision: Casts for FP16 and BF16, Q/DQ for INT8. Tensors keep their names.
+
+    \b
+    parity convert model.onnx --precision fp16 -o model_fp16.onnx
+    parity convert model.onnx --precision int8 --calibration samples/ -o model_int8.onnx
+    """  # noqa: D301 - click wants the character itself
+    from parity.convert import Conversion
+    from parity.convert import convert as write_variant
+
+    wanted = Conversion(precision, plan, calibration, method, quantize_outputs, seed)
+    variant = write_variant(model, wanted, output)
+    for note in variant.notes:
+        click.echo(note)
+    click.echo(f"{output} written; its plan is {variant.plan.digest[:12]}")
+
+
+@click.command()
+@click.argument("model", type=EXISTING)
+@click.option("--target", default="onnxruntime", show_default=True, metavar="TARGET", help="What to check.")
+@click.option("--input", "inputs", multiple=True, metavar="FILE", help="As for `compare`. Default: seeded.")
+@click.option("--calibration", type=EXISTING, metavar="PATH", help="Samples for INT8 ranges, as for `compare`.")
+@SEED
+@SHAPE
+@click.option("--only", multiple=True, metavar="CHECK",
+              help="repeat, rows, batch, optimization or rebuild; repeatable.")
+@THREADS
+def check(model: Path, target: str, inputs: tuple[str, ...], calibration: Path | None, seed: int,
+          shapes: tuple[str, ...], only: tuple[str, ...], threads: int | None) -> None:
+    """Check a target against itself: repeatable? does a row depend on its batch, or a result on optimisation?
+
+    \b
+    parity check model.onnx
+    parity check model.onnx --target onnxruntime:int8 --calibration samples/
+    """  # noqa: D301 - click wants the character itself
+    from parity.backends.base import RunOptions
+    from parity.contenders import Request
+    from parity.selfcheck import check_file, describe, exit_status
+
+    request = Request(model, targets=[target], inputs=inputs, shapes=shapes, calibration=calibration)
+    run = RunOptions(seed=seed)
+    checks = check_file(request, run if threads is None else replace(run, threads=threads), only or None)
+    click.echo(describe(checks))
+    sys.exit(exit_status(checks))
+
+
+@click.command()
+def backends() -> None:
+    """Say which targets can run here, and what the others lack."""
+    from parity.backends.base import backend_names, backend_of
+    from parity.errors import BackendUnavailable
+    from parity.targets import Target
+
+    for name in backend_names():
+        try:
+            devices = backend_of(Target(name)).devices()
+        except BackendUnavailable as error:
+            click.echo(f"✗ {name}: {error}")
+        else:
+            click.echo("\n".join(f"✓ {name}@{device}" for device in devices))
+
+
+@click.command()
+@click.argument("model", type=EXISTING)
+def inspect(model: Path) -> None:
+    """Say what MODEL holds: inputs, outputs, operators, and how the reference would run each.
+
+    \b
+    parity inspect model.onnx
+    """  # noqa: D301 - click wants the character itself
+    from parity.inspect import describe
+
+    click.echo(describe(model))

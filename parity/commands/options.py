@@ -1,0 +1,140 @@
+"""What several commands share: their options, how progress is shown, and how a report is."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from parity.errors import ParityError
+
+if TYPE_CHECKING:
+    from parity.examine import Progress
+    from parity.report.record import Report
+
+OK, DIVERGED, COULD_NOT = 0, 1, 2
+EXISTING = click.Path(path_type=Path)
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+def options(*together: Callable[[_Command], _Command]) -> Callable[[_Command], _Command]:
+    """Several options as one decorator, in the order in which they are to be listed."""
+    def decorate(command: _Command) -> _Command:
+        for option in reversed(together):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+SEED = click.option("--seed", default=0, show_default=True, type=click.IntRange(0, 2**63 - 1),
+                    help="For seeded inputs.")
+SHAPE = click.option("--shape", "shapes", multiple=True, metavar="NAME=1x3x224x224", help="Shape of a seeded input.")
+THREADS = click.option("--threads", type=click.IntRange(1, 1024),
+                       help="Threads within an operator. Default: one a core.")
+# What a model is run on.
+INPUTS = options(
+    click.option("--input", "inputs", multiple=True, metavar="FILE",
+                 help=".npz, .npy, .pb or a folder of ONNX test data; NAME=FILE for one input. Default: seeded."),
+    click.option("--labels", type=EXISTING, metavar="FILE",
+                 help="Class labels (.npy, or .npz with `labels`): accuracy."),
+    click.option("--calibration", type=EXISTING, metavar="PATH",
+                 help="Samples for INT8 ranges: .npz, .npy, or a folder of them. Default: the inputs of the run."),
+    SEED, SHAPE,
+    click.option("--samples", default=1, show_default=True, type=click.IntRange(1),
+                 help="How many seeded inputs to run."))
+# What its outputs are to keep to.
+LIMITS = options(
+    click.option("--tolerance", "tolerances", multiple=True, metavar="LIMIT",
+                 help="A precision's default (fp16), metric=value (rel_l2=1e-3) or judge=value (top1=0.99); "
+                      "repeatable."),
+    click.option("--judge", "judges", multiple=True, metavar="NAME",
+                 help="Judge outputs as users do: top1, top5, accuracy, kl, rank, iou, boxes; NAME:OUTPUT for one "
+                      "output."))
+# How it is run.
+RUNNING = options(
+    click.option("--optimization", type=click.Choice(["off", "basic", "extended", "all"]), default="all",
+                 show_default=True, help="Graph optimisation of the runtime."),
+    THREADS)
+
+
+def title_of(model: Path) -> str:
+    """What to call the report of a model: its file's name, or its folder's where every file is called model.onnx."""
+    stem, parent = model.stem, model.resolve().parent.name
+    return parent if stem == "model" and parent else stem
+
+
+def command_line() -> str:
+    """What the user typed, for the report."""
+    import shlex
+
+    return shlex.join(["parity", *sys.argv[1:]])
+
+
+def show(report: Report, folder: Path, json_path: Path | None, *, html: bool, verbose: bool,
+         more: Mapping[str, Path] = MappingProxyType({})) -> None:
+    """Write a report's files and print it; what could not be written is told after it.
+
+    Args:
+        report: to show.
+        folder: where its files go.
+        json_path: another place for report.json.
+        html: whether to write report.html.
+        verbose: whether to print every tensor.
+        more: files that were written before, by what they are.
+
+    Raises:
+        OutputError: a file could not be written.
+    """
+    from rich.console import Console
+
+    from parity.report.text import print_report
+    from parity.report.write import write_report
+
+    error = None
+    paths: dict[str, Path] = {}
+    try:
+        paths = write_report(report, folder, json=json_path, html=html)
+    except ParityError as failure:  # the measurements are shown all the same
+        error = failure
+    print_report(report, Console(highlight=False), verbose=verbose, paths={**more, **paths})
+    if error is not None:
+        raise error
+
+
+def status_of(report: Report, *, strict: bool) -> int:
+    """The exit status that a report asks for."""
+    if report.partial or report.verdict == "error":
+        return COULD_NOT
+    if any(c.asked and c.status != "ok" for c in report.candidates):
+        return COULD_NOT
+    named = strict and any(c.first_bad is not None for c in report.candidates)
+    return DIVERGED if report.verdict == "divergence" or named else OK
+
+
+@contextmanager
+def progress_bar() -> Iterator[Progress]:
+    """A progress bar on a terminal, nothing elsewhere."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda what, done, total: None
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    with Progress(TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(),
+                  TimeRemainingColumn(), console=console, transient=True) as bar:
+        tasks: dict[str, int] = {}
+
+        def update(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bar.add_task(what, total=total)
+            bar.update(tasks[what], completed=done, total=total)  # type: ignore[arg-type]
+
+        yield update

@@ -1,0 +1,146 @@
+"""The answer to a whole run: the headline, which candidate to look at, and what to do next."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import PurePath
+
+from parity.report import repairs, words
+from parity.report.record import Candidate, Report
+from parity.targets import VARIANTS
+
+
+def focus(report: Report) -> int | None:
+    """Which candidate to show in detail: one that diverges, else one with a bad layer, else the first that ran."""
+    ran = [i for i, candidate in enumerate(report.candidates) if candidate.status == "ok"]
+    order: dict[words.Mark, int] = {"bad": 0, "warn": 1, "good": 2, "none": 3}
+    return min(ran, key=lambda i: (report.candidates[i].emulated, order[words.mark(report.candidates[i])], i),
+               default=None)
+
+
+def is_repair(report: Report) -> bool:
+    """Whether the run was for a fix, as `parity fix` is, rather than for a comparison that proposes one too."""
+    if len(report.candidates) != 1 or report.candidates[0].status != "ok":
+        return False
+    asked = report.command.startswith("parity fix")
+    return asked or (bool(report.candidates[0].fixes) and not report.command.startswith("parity compare"))
+
+
+def fixed_name(model: str) -> str:
+    """What the fixed model of this path is called."""
+    return f"{PurePath(model).stem}.fixed.onnx"
+
+
+def mark(report: Report) -> words.Mark:
+    """How the run went, at a glance."""
+    if is_repair(report):
+        mended = any(fix.passed for fix in report.candidates[0].fixes)
+        return "good" if mended or words.mark(report.candidates[0]) == "good" else "bad"
+    if report.verdict != "parity":
+        return "bad" if report.verdict == "divergence" else "none"
+    return "warn" if any(words.mark(candidate) == "warn" for candidate in report.candidates) else "good"
+
+
+def headline(report: Report) -> str:
+    """The answer to the whole run, in one or two sentences."""
+    chosen = focus(report)
+    shown = None if chosen is None else report.candidates[chosen]
+    if is_repair(report):
+        return _repair(report.candidates[0])
+    if report.verdict == "divergence":
+        bad = next((c for c in report.candidates if words.mark(c) == "bad" and not (c.emulated and not c.asked)), shown)
+        if bad is None or bad.first_bad is None:
+            return (f"Divergence{f' on {words.target(bad)}' if bad else ''}, and no single layer is to blame."
+                    + (f" {_fix(bad)}" if bad else "")).strip()
+        return f"Divergence on {words.target(bad)}. First bad layer: {words.blamed(bad.first_bad)}. {_fix(bad)}".strip()
+    if report.verdict == "error":
+        return "No verdict: nothing could be compared." if chosen is None else "No verdict: a target could not run."
+    hidden = next((c for c in report.candidates if words.mark(c) == "warn"), None)
+    if hidden is not None and hidden.first_bad is not None:
+        return f"Parity at the outputs, but {words.blamed(hidden.first_bad)} is wrong on {words.target(hidden)}."
+    return "Parity: every output is within tolerance and no layer is bad."
+
+
+def _repair(candidate: Candidate) -> str:
+    if candidate.fixes:
+        return _fix(candidate)
+    if words.mark(candidate) == "good":
+        return f"Nothing to fix: every output is within tolerance on {words.target(candidate)} as it is."
+    return f"No fix was found on {words.target(candidate)}."
+
+
+def _fix(candidate: Candidate) -> str:
+    found = repairs.best(candidate)
+    return repairs.sentence(candidate, found) if found else ""
+
+
+_SHARED = frozenset({"--input", "--labels", "--calibration", "--seed", "--shape", "--samples", "--tolerance", "--judge",
+                     "--optimization", "--threads"})
+
+
+def next_step(report: Report) -> str:
+    """The next thing to do, as one sentence."""
+    if report.partial:
+        return "The run was interrupted: run the same command again for the whole answer."
+    missing = next((c for c in report.candidates if c.status != "ok" and c.asked), None)
+    chosen = focus(report)
+    if report.verdict == "error" or chosen is None:
+        return f"Make {words.visible(missing.target)} run ({words.line(missing.reason)})." if missing else (
+            "Check the targets.")
+    shown = report.candidates[chosen]
+    if shown.fixes or (is_repair(report) and words.mark(shown) == "bad"):
+        return _after_fix(report, shown)
+    look = _look(shown)
+    if words.mark(shown) != "bad" or not _fixable(shown):
+        return look
+    search = f"{_command(report, shown)} looks for the fewest layers to keep in higher precision, and tries them."
+    implementation = shown.first_bad is not None and shown.first_bad.kind == "implementation"
+    return f"{look} {search}" if implementation else search
+
+
+def _look(shown: Candidate) -> str:
+    found = shown.first_bad
+    if found is None:
+        return ("Nothing to do: the outputs agree." if words.mark(shown) == "good" else
+                "Look in the layer table at where the accumulated error grows.")
+    place = words.visible(found.source or found.node or found.tensor)
+    op = words.visible(found.op) or "it"
+    look = {"implementation": f"Compare how {words.target(shown)} computes {op} at {place} with the model.",
+            "precision": f"Look at the value range at {place}: the number format loses it.",
+            "nonfinite": f"Look at what overflows at {place}: its inputs are still finite."}[found.kind]
+    return look + (" With --strict, the run fails on it." if words.mark(shown) == "warn" else "")
+
+
+def _fixable(candidate: Candidate) -> bool:
+    """Whether it is the user's model in a format that `parity fix` can raise for some layers."""
+    return candidate.model is None and candidate.target.rpartition(":")[2] in VARIANTS
+
+
+def _command(report: Report, candidate: Candidate) -> str:
+    """`parity fix` for a candidate, on the inputs and with the limits of the comparison."""
+    model, target = (shlex.quote(words.visible(text)) for text in (report.model.path, candidate.target))
+    return " ".join([f"`parity fix {model} --for {target}", *_same_options(report.command)]) + "`"
+
+
+def _same_options(command: str) -> list[str]:
+    """The options of a comparison that a search for a fix takes, too."""
+    try:
+        typed = shlex.split(command)
+    except ValueError:  # a report that was edited
+        return []
+    pairs = [(text.partition("=")[0], [text] if "=" in text else typed[place:place + 2])
+             for place, text in enumerate(typed) if text.startswith("--")]
+    return [shlex.quote(words.visible(part)) for name, parts in pairs if name in _SHARED for part in parts]
+
+
+def _after_fix(report: Report, candidate: Candidate) -> str:
+    found = repairs.best(candidate)
+    if found is None or not found.passed:
+        train = found is not None and bool(found.training)
+        first = ("Train with quantisation in the loop on the layers that the configuration names" if train else
+                 "Allow more trials")
+        return f"{first}, give more calibration samples, or accept a wider tolerance."
+    if is_repair(report):
+        name = words.visible(fixed_name(report.model.path))
+        return f"Deploy {name}: it is within tolerance on {words.target(candidate)}."
+    return f"{_command(report, candidate)} writes the fixed model."

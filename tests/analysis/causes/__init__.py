@@ -1,0 +1,1 @@
+"""Causes of a divergence, a family a file."""
