@@ -83,7 +83,7 @@ def _times(metric: str, found: Comparison, limit: float) -> float:
 
 
 def _beside(figure: float, *, passed: bool) -> float:
-    """The figure, or where rounding or an odd limit puts it on the wrong side of 1, what is nearest on the right one."""
+    """The figure; where rounding or an odd limit puts it on the wrong side of 1, what is nearest on the right one."""
     if passed:
         return figure if figure <= 1 else 1.0
     return figure if figure > 1 else math.nextafter(1.0, 2.0)

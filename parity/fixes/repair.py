@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import cast
 
 import numpy as np
 
 from parity.analysis.energy import prices
 from parity.backends.base import Session
-from parity.backends.latency import Latency, latency_of
+from parity.backends.latency import latency_of
 from parity.errors import UsageError
 from parity.fixes.account import Account
 from parity.fixes.attempt import Attempt, Emulation, variant_of
@@ -28,7 +28,7 @@ from parity.fixes.problem import Problem, allowing_for_noise
 from parity.fixes.rescale import rescales
 from parity.fixes.rewrite import rewrites
 from parity.fixes.search import Found, Trials, search
-from parity.fixes.settings import calibrations, seven_bits
+from parity.fixes.settings import calibrations, has_outliers, seven_bits
 from parity.fixes.target import TargetRuns
 from parity.fixes.training import training
 from parity.fixes.words import words
@@ -43,6 +43,8 @@ Progress = Callable[[str, int, int], None]
 _SLACK = 0.95
 # However cheap they are.
 _MOST_EXTRA = 540
+# An attempt that leaves more of the error than this does not help.
+_HELPS = 0.9
 # Beyond this multiple of what the emulator says, it is the runtime's kernels that lose.
 _SATURATED = 1.5
 
@@ -55,11 +57,13 @@ class Solution:
         fix: what was measured.
         variant: what was run.
         attempt: what the variant is made of.
+        session: what ran it on the target.
     """
 
     fix: Fix
     variant: Variant
     attempt: Attempt
+    session: Session
 
 
 @dataclass(frozen=True)
@@ -113,7 +117,8 @@ def repair(problem: Problem, save: Callable[[Solution], None], progress: Progres
     best: dict[str, Solution] = {}
     for solution in sorted(mending.solutions, key=_rank):
         best.setdefault(solution.fix.strategy, solution)
-    return Outcome(before, floor, outputs, tuple(best.values()), mending.prices)
+    first, *others = best.values()
+    return Outcome(before, floor, outputs, (mending.timed(first), *others), mending.prices)
 
 
 def _rank(solution: Solution) -> tuple[bool, float]:
@@ -130,7 +135,7 @@ class _Mending:
         self.solutions: list[Solution] = []
         self.trials = 0
         self.before = math.inf
-        self.latency: Latency | None = None
+        self.session: Session | None = None
         self.base: Emulation | None = None
         self.outputs: Mapping[str, np.ndarray] = {}
         self.prices: Mapping[str, float] = {}
@@ -142,7 +147,7 @@ class _Mending:
 
     def start(self, base: Emulation, before: float, session: Session, outputs: Mapping[str, np.ndarray]) -> None:
         """Take the variant as it is for what there was before."""
-        self.base, self.before, self.latency = base, before, self._latency(session)
+        self.base, self.before, self.session = base, before, session
         self.outputs = outputs
         self.trials += 1
 
@@ -167,12 +172,12 @@ class _Mending:
 
     def _calibrated(self, base: Emulation) -> list[Emulation]:
         """The base with other ranges: the dearer method only where clipping outliers helps at all."""
-        found = [base]
-        for attempt in calibrations(base.attempt):
+        found: list[Emulation] = []
+        for attempt in calibrations(base.attempt) if has_outliers(base.mixture) else ():
             found.append(self._emulated(attempt))
-            if found[-1].baseline >= base.baseline:
+            if found[-1].baseline > _HELPS * base.baseline:
                 break
-        return found[1:]
+        return found
 
     def _patched(self, base: Emulation) -> list[Emulation]:
         """The variant of models with rewritten formulas, and with overflowing tensors rescaled."""
@@ -202,9 +207,8 @@ class _Mending:
         fix = Fix(emulation.attempt.strategy, emulation.attempt.message, (), self.before, after, after <= 1,
                   casts=added_casts(self._base.variant.model, emulation.variant.model), trials=self.trials,
                   layers=len(emulation.mixture.layers), runs=self.runs.count, held_out=emulation.held_out(()),
-                  latency_before=self.latency, latency_after=self._latency(session),
                   metric=self.runs.change(self.outputs, outputs))
-        self._add(Solution(fix, emulation.variant, emulation.attempt))
+        self._add(Solution(fix, emulation.variant, emulation.attempt, session))
         return emulation if after < self.before else base
 
     @property
@@ -217,6 +221,8 @@ class _Mending:
         account, journal, first, order = self._priced(emulation)
         names = {group.name: group for group in emulation.groups}
         most = max(1, int(self.problem.limits.kept * len(names)))
+        if self.problem.target.precision == "int8":
+            most = min(most, len(names) - 1)  # with all of them kept there would be no INT8 variant
         limits = self.problem.limits
         more = min(_MOST_EXTRA, int(limits.extra / max(account.operations, 1)))
         trials = Trials(lambda chosen: emulation.error(_layers(names, chosen)),
@@ -283,11 +289,11 @@ class _Mending:
             "+".join(filter(None, (emulation.attempt.strategy, "keep"))), message, kept, self.before, after, after <= 1,
             layers=total, operations=operations, bytes=size, curve=account.curve(trials.known),
             casts=added_casts(self._base.variant.model, variant.model), trials=self.trials + trials.tried,
-            runs=self.runs.count, held_out=held_out, latency_before=self.latency, latency_after=self._latency(session),
+            runs=self.runs.count, held_out=held_out,
             words=words(emulation.attempt.model, decided, cast("Precision", low), emulation.attempt.settings),
             training=training(self.problem.model, _hardest(layers, account)) if after > 1 and low == "int8" else {},
             metric=self.runs.change(self.outputs, outputs))
-        self._add(Solution(fix, variant, emulation.attempt))
+        self._add(Solution(fix, variant, emulation.attempt, session))
         return after
 
     def _add(self, solution: Solution) -> None:
@@ -295,10 +301,12 @@ class _Mending:
         if solution.fix.passed:
             self.save(solution)
 
-    def _latency(self, session: Session) -> Latency | None:
-        if self.problem.target.backend == "pytorch":
-            return None  # emulated: its speed says nothing of the format's
-        return latency_of(session, self.problem.judged[0][0])
+    def timed(self, solution: Solution) -> Solution:
+        """With how fast the variant is on the target, with and without the fix."""
+        if self.problem.target.backend == "pytorch" or self.session is None:
+            return solution  # emulated: its speed says nothing of the format's
+        before, after = (latency_of(s, self.problem.judged[0][0]) for s in (self.session, solution.session))
+        return replace(solution, fix=replace(solution.fix, latency_before=before, latency_after=after))
 
 
 def _layers(names: Mapping[str, Group], chosen: frozenset[str]) -> list[str]:

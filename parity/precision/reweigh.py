@@ -112,7 +112,8 @@ def _operands(reference: Model, variant: Model) -> Iterator[_Operand]:
                 weight, found = to_numpy(right[a]), to_numpy(own[b])
                 if weight.shape == found.shape and weight.dtype == np.float32 and found.dtype.name in _UNITS:
                     rounded, step = _rounded(variant, b, weight, found, own)
-                    gap = np.abs(rounded.astype(np.float64) - found)
+                    with np.errstate(invalid="ignore"):  # Inf is no distance from Inf
+                        gap = np.where(rounded == found, 0.0, np.abs(rounded.astype(np.float64) - found))
                     yield _Operand(node, position, rounded, right=bool((gap <= 1.01 * step).all()))
 
 

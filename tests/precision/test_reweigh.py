@@ -12,6 +12,7 @@ from parity.graph.ops.call import to_numpy
 from parity.precision.calibration import Calibration
 from parity.precision.reweigh import with_weights_of
 from parity.precision.variant import make_variant
+from tests.builders import declared, node, proto_of
 from tests.models import FIXTURES, RealModel
 
 PRECISIONS = ("fp16", "int8")
@@ -74,3 +75,12 @@ def test_a_variant_that_was_trained_again_is_judged_by_its_own_weights(reference
     assert judged is faulty
     assert len(changed) > 3
     assert "trained" in notes[0]
+
+
+def test_an_infinite_constant_is_its_own_rounding() -> None:
+    """A mask of -Inf beside ordinary weights is no weight that differs."""
+    mask = np.array([0.0, -np.inf, 0.5], np.float32)
+    model = Model.from_proto(proto_of([node("Add", ["x", "mask"], ["y"])], [declared("x", (2, 3))],
+                                      [declared("y", (2, 3))], {"mask": mask}))
+    variant = make_variant(model, "fp16").model
+    assert with_weights_of(model, variant) == (variant, ())

@@ -37,29 +37,38 @@ def quantisation(evidence: Evidence) -> Sequence[Diagnosis]:
     """
     if evidence.precision != "int8" or evidence.blamed_for("precision", "nonfinite") is None:
         return ()
-    explained = [(layer, d) for layer in _hurt(evidence) if (d := _why(layer, evidence.limit)) is not None]
-    explained.sort(key=lambda pair: -pair[1].evidence["error"])
-    error = _emulated_error(evidence, evidence.variant)
-    found = []
-    for layer, diagnosis in explained[:_MOST_TRIED]:
-        left = _emulated_error(evidence, _without(evidence, layer))
+    explained: dict[str, Diagnosis] = {}
+    for layer in _hurt(evidence):
+        diagnosis = _why(layer, evidence.limit)
+        known = None if diagnosis is None else explained.get(diagnosis.tensor)
+        if diagnosis is not None and (known is None or diagnosis.evidence["error"] > known.evidence["error"]):
+            explained[diagnosis.tensor] = diagnosis
+    error, found = _emulated_error(evidence, evidence.variant), []
+    for diagnosis in sorted(explained.values(), key=lambda d: -d.evidence["error"])[:_MOST_TRIED]:
+        left = _emulated_error(evidence, _without(evidence, diagnosis.tensor))
         if left <= (1 - _LEAST_GAIN) * error:
-            message = f"{diagnosis.message[:-1]}; without it the outputs' error falls from {error:.1e} to {left:.1e}."
+            message = (f"{diagnosis.message[:-1]}; with what reads it unquantised the outputs' error falls from "
+                       f"{error:.1e} to {left:.1e}.")
             found.append(replace(diagnosis, message=message, evidence={
                 **diagnosis.evidence, "outputs_error": error, "outputs_without": left}))
     return sorted(found, key=lambda d: d.evidence["outputs_without"])
 
 
-def _without(evidence: Evidence, layer: Quantised) -> Model:
-    """The variant with one layer's operands as they were."""
+def _without(evidence: Evidence, tensor: str) -> Model:
+    """The variant with the operands, as they were, of every layer that reads a tensor."""
     proto = shallow_copy(evidence.variant.proto)
-    node = next(n for n in proto.graph.node if layer.node.outputs[0] in n.output)
-    for position, operand in enumerate(layer.unit.last.inputs[:2]):
-        value = evidence.original.constant(operand)
-        node.input[position] = operand
-        if value is not None:
-            node.input[position] = f"{operand}/unquantised"
-            proto.graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(value), node.input[position]))
+    by_output = {o: n for n in proto.graph.node for o in n.output if o}
+    for reader in evidence.reference.graph.readers.get(tensor, ()):
+        divergence = evidence.of.get(reader.outputs[0])
+        layer = None if divergence is None else layer_of(evidence, divergence)
+        if layer is None:
+            continue
+        for position, operand in enumerate(reader.inputs[:2]):
+            value = evidence.original.constant(operand)
+            name = operand if value is None else f"{reader.outputs[0]}/unquantised{position}"
+            by_output[layer.node.outputs[0]].input[position] = name
+            if value is not None:
+                proto.graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
     return Model.from_proto(proto, evidence.variant.folder)
 
 
