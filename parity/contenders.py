@@ -10,6 +10,8 @@ import numpy as np
 
 from parity.backends.planted import Fault
 from parity.errors import FeedError, UsageError
+from parity.graph.dumps.dump import declared_dtypes, fitted, split_runner
+from parity.graph.dumps.read import holds_tensors, read_dump
 from parity.graph.feeds import Feed, load_arrays, load_feed, parse_shape, seeded_feed
 from parity.graph.model import Model
 from parity.report.record import InputFacts
@@ -80,7 +82,7 @@ def contenders_of(files: Sequence[Path], targets: Sequence[Target]) -> list[Cont
     """Read what the command line names.
 
     Args:
-        files: other models (.onnx), each run on every target, and files of tensors (.npz).
+        files: other models (.onnx), each run on every target, and files or folders of tensors.
         targets: where to run; with none, a model runs on onnxruntime, and the reference also emulated in lower
             precision, as a forecast.
 
@@ -88,16 +90,16 @@ def contenders_of(files: Sequence[Path], targets: Sequence[Target]) -> list[Cont
         UsageError: a file of another kind.
         ModelError: a model that cannot be read.
     """
-    found = []
+    found: list[Contender] = []
     for path in files:
-        if path.suffix == ".npz":
-            found.append(Contender(None, tensors=path))
-        elif path.suffix == ".onnx":
+        if path.suffix == ".onnx":
             other = Model.load(path)
             found.extend(Contender(target, other) for target in targets or [_DEFAULT])
+        elif holds_tensors(path):
+            found.append(Contender(None, tensors=path))
         else:
-            raise UsageError(f"candidate file {path} is neither a model (.onnx) nor tensors (.npz)",
-                             "Give a .onnx, a .npz, or a target with -c.")
+            raise UsageError(f"candidate file {path} is neither a model (.onnx) nor tensors (.npz, .npy, .safetensors, "
+                             ".json or a folder of them)", "Give one of these, or a target with -c.")
     if not files:
         found = [Contender(t) for t in targets] or [Contender(t, asked=False) for t in (_DEFAULT, *_FORECASTS)]
     return found
@@ -141,5 +143,6 @@ def load_labels(path: Path) -> np.ndarray:
 
 
 def _inputs_among(files: Sequence[Path], model: Model) -> list[str]:
-    wanted = {spec.name for spec in model.graph.inputs}
-    return [str(f) for f in files if f.suffix == ".npz" and wanted and wanted <= load_arrays(f).keys()][:1]
+    wanted, known = {spec.name for spec in model.graph.inputs}, declared_dtypes(model)
+    dumps = [f for f in files if f.suffix != ".onnx"] if wanted else []
+    return [str(f) for f in dumps if wanted <= fitted(read_dump(f), known, split_runner(f)[0]).keys()][:1]

@@ -16,8 +16,9 @@ from parity.convert import write_model, write_text
 from parity.environment import environment
 from parity.errors import OutputError, UsageError
 from parity.fixes.fix import Fix
+from parity.fixes.outcome import Outcome, Solution
 from parity.fixes.problem import Demand, Limits, Problem, problem_of
-from parity.fixes.repair import Outcome, Solution, repair
+from parity.fixes.repair import repair
 from parity.graph.model import Model, temporary_folder
 from parity.precision.calibration import Calibration
 from parity.report.assemble import output_layer, source_of
@@ -77,7 +78,7 @@ def fix_file(request: Request, order: Order, folder: Path, progress: Progress,
         outcome = repair(problem, writer.save, progress)
     writer.check()
     candidate = _candidate(problem, outcome)
-    mended = not outcome.solutions or outcome.solutions[0].fix.passed
+    mended = outcome.before <= 1 or any(s.fix.passed for s in outcome.solutions)
     nodes = ModelFacts(model.name, model.sha256, len(problem.flat.graph.nodes), len(comparable_tensors(problem.flat)))
     report = Report("parity" if mended else "divergence", nodes, facts, order.run.seed, environment(order.run),
                     Reference("pytorch", "ok"), (candidate,), command, len(feeds))

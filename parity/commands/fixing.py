@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 @INPUTS
 @LIMITS
 @click.option("--max-trials", type=click.IntRange(1), metavar="N",
-              help="Runs of the emulator. Default: 60, and more where they cost next to nothing.")
+              help="Runs of the emulator. Default: 12 to 600, the more the less one costs.")
 @click.option("--max-kept", default=0.5, show_default=True, type=click.FloatRange(0, 1), metavar="SHARE",
               help="Share of the layers that may be kept in higher precision.")
 @click.option("--keep", type=click.Choice(["fp32", "fp16"]), default="fp32", show_default=True,

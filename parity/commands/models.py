@@ -1,4 +1,4 @@
-"""`parity convert`, `check`, `backends` and `inspect`."""
+"""`parity convert`, `check`, `backends`, `inspect` and `inputs`."""
 
 from __future__ import annotations
 
@@ -103,3 +103,33 @@ def inspect(model: Path) -> None:
     from parity.inspect import describe
 
     click.echo(describe(model))
+
+
+@click.command("inputs")
+@click.argument("model", type=EXISTING)
+@click.option("--input", "inputs", multiple=True, metavar="FILE", help="As for `compare`. Default: seeded.")
+@SEED
+@SHAPE
+@click.option("--samples", default=1, show_default=True, type=click.IntRange(1),
+              help="How many seeded inputs; each in a folder of its own where there are several.")
+@click.option("-o", "--output", type=EXISTING, required=True, metavar="DIR", help="Folder for the files.")
+def write_inputs(model: Path, inputs: tuple[str, ...], seed: int, shapes: tuple[str, ...], samples: int,
+                 output: Path) -> None:
+    """Write the inputs that `compare` would feed, so that a runtime elsewhere sees the same bits.
+
+    As .npz, in Polygraphy's form and in trtexec's, with the commands to type there.
+
+    \b
+    parity inputs model.onnx -o elsewhere
+    parity inputs model.onnx --input images.npz -o elsewhere
+    """  # noqa: D301 - click wants the character itself
+    from parity.contenders import Request, feeds_of
+    from parity.graph.dumps.write import write_feed
+    from parity.graph.model import Model
+
+    reference = Model.load(model)
+    feeds, _ = feeds_of(reference, Request(model, inputs=inputs, shapes=shapes, samples=samples), seed)
+    for number, feed in enumerate(feeds):
+        folder = output if len(feeds) == 1 else output / f"sample_{number}"
+        commands = write_feed(feed, folder, reference, model)
+        click.echo(f"{folder} written; in it, type for example\n" + "".join(f"    {line}\n" for line in commands))

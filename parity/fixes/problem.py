@@ -33,15 +33,15 @@ class Limits:
     """How far a search may go.
 
     Attributes:
-        trials: runs of the emulator.
+        trials: runs of the emulator, at least.
         extra: multiply-adds that may be spent on more trials where they are cheap, which finds smaller sets.
         runs: runs of the target.
         kept: share of the layers that may be kept in higher precision.
         precision: what layers are kept in.
     """
 
-    trials: int = 60
-    extra: float = 2e10
+    trials: int = 12
+    extra: float = 3e10
     runs: int = 12
     kept: float = 0.5
     precision: Precision = "fp32"
@@ -159,7 +159,7 @@ def problem_of(model: Model, target: Target, feeds: Sequence[Feed], calibration:
 def allowing_for_noise(problem: Problem) -> Problem:
     """The same with limits raised, as `parity compare` raises them, where correct FP32 runs of the model differ.
 
-    Only worth its five runs where FP32 itself misses the limits as they are.
+    Only worth its five runs where the limits are tight.
     """
     feed, goal = problem.judged[0]
     spread = noise(problem.flat, feed, goal.reference, problem.options.seed)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import cast
 
 import numpy as np
@@ -24,6 +24,8 @@ from parity.fixes.attempt import Attempt, Emulation, variant_of
 from parity.fixes.fix import Fix
 from parity.fixes.journal import Journal
 from parity.fixes.keep import Group, largest, overflowing, ranked, touching
+from parity.fixes.outcome import Outcome, Solution
+from parity.fixes.outcome import ranked as best_of_each
 from parity.fixes.problem import Problem, allowing_for_noise
 from parity.fixes.rescale import rescales
 from parity.fixes.rewrite import rewrites
@@ -35,54 +37,19 @@ from parity.fixes.words import words
 from parity.graph.costs import added_casts
 from parity.graph.flatten import inline_functions
 from parity.precision.plan import Precision
-from parity.precision.variant import Variant
 
 # Told (what is going on, steps done, steps in all).
 Progress = Callable[[str, int, int], None]
 # Where the target misses what the emulator reaches, the next search keeps to this much less than it needs.
 _SLACK = 0.95
-# However cheap they are.
-_MOST_EXTRA = 540
+# However cheap they are; a node costs about as much as so many multiply-adds, beside its own.
+_MOST_EXTRA, _NODE = 580, 1_000_000
+# Below this limit (relative L2) a model's own FP32 noise may raise it.
+_NOISY = 1e-2
 # An attempt that leaves more of the error than this does not help.
 _HELPS = 0.9
 # Beyond this multiple of what the emulator says, it is the runtime's kernels that lose.
 _SATURATED = 1.5
-
-
-@dataclass(frozen=True)
-class Solution:
-    """A fix with what it is made of.
-
-    Attributes:
-        fix: what was measured.
-        variant: what was run.
-        attempt: what the variant is made of.
-        session: what ran it on the target.
-    """
-
-    fix: Fix
-    variant: Variant
-    attempt: Attempt
-    session: Session
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What mending came to.
-
-    Attributes:
-        before: the variant's worst output error on the target, as a multiple of its limit.
-        floor: the same of the model in FP32 on the target.
-        outputs: the variant's on the first judged feed.
-        solutions: what was tried on the target, the best first; none where the variant passes as it is.
-        prices: what each layer alone in low precision does to the outputs (relative L2), where that was found out.
-    """
-
-    before: float
-    floor: float
-    outputs: Mapping[str, np.ndarray]
-    solutions: tuple[Solution, ...]
-    prices: Mapping[str, float] = field(default_factory=dict)
 
 
 def repair(problem: Problem, save: Callable[[Solution], None], progress: Progress) -> Outcome:
@@ -97,11 +64,10 @@ def repair(problem: Problem, save: Callable[[Solution], None], progress: Progres
         UsageError: the model in FP32 misses the tolerance on the target, too; says by how much.
         BackendUnavailable, BackendFailed: the target cannot run.
     """
-    runs = TargetRuns(problem)
+    tight = problem.judged[0][1].tolerance.limits.get("rel_l2", math.inf) < _NOISY
+    runs = TargetRuns(allowing_for_noise(problem) if tight else problem)
+    problem = runs.problem
     floor, _, _ = runs.error(problem.model)
-    if floor > 1:
-        problem = runs.problem = allowing_for_noise(problem)
-        floor, _, _ = runs.error(problem.model)
     if floor > 1:
         raise UsageError(f"the tolerance cannot be met: {problem.target.backend} in FP32 is at {floor:.3g} times it "
                          "already", "Give a --tolerance beyond that, or find out why with `parity compare`.")
@@ -114,16 +80,8 @@ def repair(problem: Problem, save: Callable[[Solution], None], progress: Progres
     chosen = mending.best_attempt(base)
     if not mending.passed:
         mending.keep_layers(chosen)
-    best: dict[str, Solution] = {}
-    for solution in sorted(mending.solutions, key=_rank):
-        best.setdefault(solution.fix.strategy, solution)
-    first, *others = best.values()
-    return Outcome(before, floor, outputs, (mending.timed(first), *others), mending.prices)
-
-
-def _rank(solution: Solution) -> tuple[bool, float]:
-    fix = solution.fix
-    return not fix.passed, len(fix.kept) if fix.passed else fix.after
+    found = best_of_each(mending.solutions, before)
+    return Outcome(before, floor, outputs, (*map(mending.timed, found[:1]), *found[1:]), mending.prices)
 
 
 class _Mending:
@@ -223,20 +181,19 @@ class _Mending:
         most = max(1, int(self.problem.limits.kept * len(names)))
         if self.problem.target.precision == "int8":
             most = min(most, len(names) - 1)  # with all of them kept there would be no INT8 variant
-        limits = self.problem.limits
-        more = min(_MOST_EXTRA, int(limits.extra / max(account.operations, 1)))
         trials = Trials(lambda chosen: emulation.error(_layers(names, chosen)),
-                        max(1, limits.trials + more - self.trials), journal.trials(), journal.add_trial)
+                        self._allowed(account), journal.trials(), journal.add_trial)
         trials.known[frozenset()] = emulation.baseline
-        limit, found = 1.0, None
+        kinder = self._kinder(emulation)
+        limit, found = kinder, None
         while self.runs.count < self.problem.limits.runs - 1:
             found = search(first[:most], order[:max(0, most - len(first))], trials, limit)
             self.progress("search", self.trials + trials.tried, self.problem.limits.trials)
             if not found.enough:
                 break
             held_out = emulation.held_out(_layers(names, found.items))
-            if held_out is not None and held_out > 1 and limit > _SLACK**8:
-                limit = min(limit, found.error) * max(_SLACK / held_out, 0.3)
+            if held_out is not None and held_out > kinder and limit > kinder * _SLACK**8:
+                limit = min(limit, found.error) * max(_SLACK * kinder / held_out, 0.3)
                 continue
             after = self._keep(account, found, held_out, trials)
             if after <= 1:
@@ -247,6 +204,18 @@ class _Mending:
             limit = min(limit, found.error) * max(_SLACK / after, 0.3)
         if found is not None and not self.passed and self.runs.count < self.problem.limits.runs:
             self._keep(account, found, emulation.held_out(_layers(names, found.items)), trials)
+
+    def _allowed(self, account: Account) -> int:
+        """How many sets may be tried: the more, the less each costs."""
+        limits = self.problem.limits
+        each = account.operations + _NODE * len(account.emulation.mixture.units)
+        return max(1, limits.trials + min(_MOST_EXTRA, int(limits.extra / each)) - self.trials)
+
+    def _kinder(self, emulation: Emulation) -> float:
+        """How much worse the emulator is than the target: a runtime need not round after every operator."""
+        measured = self.before if emulation.attempt.strategy == "" else math.inf
+        ratio = emulation.baseline / measured if 0 < measured < math.inf else 1.0
+        return ratio if _SATURATED < ratio < math.inf else 1.0
 
     def _priced(self, emulation: Emulation) -> tuple[Account, Journal, list[str], list[str]]:
         """What layers are worth, and in which order to keep them: those that overflow first."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
-import zipfile
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,22 +9,24 @@ from types import MappingProxyType
 from typing import TypeAlias
 
 import numpy as np
-import onnx
-from google.protobuf.message import DecodeError
 
-from parity.errors import FeedError, ModelError, ParityError, UnsupportedOp, UsageError
+from parity.errors import FeedError, ParityError, UnsupportedOp, UsageError
 from parity.graph.domains import domain_of
+from parity.graph.dumps.dump import declared_dtypes, fitted, split_runner
+from parity.graph.dumps.read import load_arrays, read_dump
+from parity.graph.dumps.trtexec import read_raw
 from parity.graph.flatten import inline_functions
 from parity.graph.graph import TensorSpec
 from parity.graph.model import Model
 from parity.graph.seeding import Bits
 from parity.graph.shapes import bind, candidates, describe, dims_of, guess_sizes, parse_shape, size_of
 from parity.graph.uses import Context
-from parity.graph.weights import dtype_of, read_weight
 
 __all__ = ["Feed", "InputSource", "check_feed", "load_arrays", "load_feed", "parse_shape", "seeded_feed"]
 
 Feed: TypeAlias = Mapping[str, np.ndarray]
+# What people call raw values, as trtexec's --loadInputs reads them.
+_RAW = (".bin", ".raw", ".dat")
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,9 @@ def load_feed(model: Model, sources: Sequence[str]) -> tuple[Feed, tuple[InputSo
 
     Args:
         model: whose inputs are wanted.
-        sources: each an .npz of arrays under the inputs' names, a .npy or .pb (ONNX TensorProto) for a model's
-            only input, a folder of input_0.pb, input_1.pb, … in the model's order, or name=FILE for one input.
+        sources: each a file or folder that `read_dump` knows, of arrays under the inputs' names; a .npy or .pb for a
+            model's only input, a folder of input_0.pb, input_1.pb, … in the model's order; name=FILE for one input,
+            which may be raw (.bin, .raw, .dat).
 
     Returns:
         The feed, in the model's order of inputs, and where each input is from.
@@ -60,12 +61,12 @@ def load_feed(model: Model, sources: Sequence[str]) -> tuple[Feed, tuple[InputSo
     found: dict[str, np.ndarray] = {}
     origin: dict[str, str] = {}
     for source in sources:
-        path, arrays = _arrays_for(model, source)
+        path, arrays, note = _arrays_for(model, source)
         for name in arrays.keys() & wanted.keys():
             if name in found:
                 raise FeedError(f"input {name!r} is given twice, by {origin[name]} and by {path}",
                                 "Leave one of them out.")
-            found[name], origin[name] = arrays[name], f"file {path.name}"
+            found[name], origin[name] = arrays[name], f"file {path.name}{note}"
         if not arrays.keys() & wanted.keys():
             raise FeedError(f"{path} holds {_listed(arrays)}, none of which is an input of the model",
                             f"The model wants {_wanted(model)}. Rename the arrays, or give NAME=FILE.")
@@ -114,76 +115,49 @@ def _refuse_unfeedable(spec: TensorSpec) -> None:
 
 def _native(array: np.ndarray, spec: TensorSpec) -> np.ndarray:
     """The same values in this machine's byte order and the dtypes that ONNX means: .npz files know no bfloat16."""
-    if spec.dtype is not None and array.dtype.kind == "V" and array.dtype.itemsize == spec.dtype.itemsize:
+    if spec.dtype is not None and array.dtype.type is np.void and array.dtype.itemsize == spec.dtype.itemsize:
         return array.view(spec.dtype)
     if spec.dtype is not None and spec.dtype.kind == "O" and array.dtype.kind in "US":
         return array.astype(object)
     return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
-def _arrays_for(model: Model, source: str) -> tuple[Path, dict[str, np.ndarray]]:
-    """What one `--input` gives, under the names of the model's inputs where it is clear which is meant."""
+def _arrays_for(model: Model, source: str) -> tuple[Path, dict[str, np.ndarray], str]:
+    """What one `--input` gives, under the names of the model's inputs where it is clear which is meant, and a note."""
     names = [spec.name for spec in model.graph.inputs]
     given = max((n for n in names if source.startswith(f"{n}=")), key=len, default="")
     if given and not Path(source).exists():
-        path = Path(source[len(given) + 1:])
-        arrays = load_arrays(path)
-        if given not in arrays and len(arrays) != 1:
-            raise FeedError(f"{path} holds {_listed(arrays)}, but no {given!r}", "Save that array under its name.")
-        return path, {given: arrays[given] if given in arrays else next(iter(arrays.values()))}
-    path = Path(source)
-    if "=" in source and not path.exists():
+        return _array_for(model.graph.inputs[names.index(given)], Path(source[len(given) + 1:]))
+    if "=" in source and not split_runner(Path(source))[0].exists():
         raise FeedError(f"the model has no input {source.partition('=')[0]!r}", f"The model wants {_wanted(model)}.")
-    arrays = load_arrays(path)
-    if path.is_dir() and not set(names) & arrays.keys():
-        return path, dict(zip(names, arrays.values(), strict=False))
-    if path.suffix == ".npz" or arrays.keys() & set(names):
-        return path, arrays
+    path = split_runner(Path(source))[0]
+    if path.suffix in _RAW and path.is_file():
+        raise FeedError(f"{path} does not say which input it is for",
+                        f"Give NAME={path}; the model wants {_wanted(model)}.")
+    dump = read_dump(Path(source))
+    arrays = fitted(dump, declared_dtypes(model), path)
+    note = "".join(f", {text}" for text in dump.notes)
+    if path.is_dir() and any(path.glob("input_*.pb")) and not set(names) & arrays.keys():
+        return path, dict(zip(names, arrays.values(), strict=False)), note
+    if path.suffix not in (".npy", ".pb") or arrays.keys() & set(names):
+        return path, arrays, note
     if len(names) != 1:
         raise FeedError(f"{path} does not say which input it is for",
                         f"Give NAME={path}; the model wants {_wanted(model)}.")
-    return path, dict(zip(names, arrays.values(), strict=False))
+    return path, dict(zip(names, arrays.values(), strict=False)), note
 
 
-def load_arrays(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of an .npz, .npy or .pb file or of a folder of input_0.pb, …, by name ("" where it has none).
-
-    Raises:
-        FeedError: missing, damaged, of another kind, or with pickles.
-    """
-    if path.is_dir():
-        return _folder(path)
-    if not path.is_file():
-        raise FeedError(f"there is no input file at {path}", "Check the path.")
-    try:
-        if path.suffix == ".pb":
-            tensor = onnx.TensorProto.FromString(path.read_bytes())
-            dtype_of(tensor.data_type)  # refuses an unknown one
-            return {tensor.name: read_weight(tensor, path.parent)}
-        if path.suffix == ".npy":
-            return {"": np.load(path, allow_pickle=False)}
-        if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as archive:
-                return {name: archive[name] for name in archive.files}
-    except (ModelError, DecodeError, ValueError, OSError, EOFError, zipfile.BadZipFile,
-            pickle.UnpicklingError) as error:
-        if "pickle" in str(error).lower():
-            raise FeedError(f"{path} holds pickled Python objects, which can run any code and are not read",
-                            "Save plain arrays: np.savez(file, x=array).") from error
-        raise FeedError(f"{path} cannot be read as {path.suffix} ({error})", "Save it again.") from error
-    raise FeedError(f"{path} is of no kind that inputs are read from", "Give an .npz, .npy or .pb file.")
-
-
-def _folder(path: Path) -> dict[str, np.ndarray]:
-    """ONNX test data: input_0.pb, input_1.pb, … in the order of the model's inputs."""
-    files = sorted(path.glob("input_*.pb"), key=lambda f: int(f.stem[6:]) if f.stem[6:].isdigit() else -1)
-    if not files:
-        raise FeedError(f"folder {path} holds no input_0.pb", "Give a folder of ONNX test data, or a file.")
-    arrays: dict[str, np.ndarray] = {}
-    for file in files:
-        name, array = next(iter(load_arrays(file).items()))
-        arrays[name if name and name not in arrays else file.stem] = array
-    return arrays
+def _array_for(spec: TensorSpec, source: Path) -> tuple[Path, dict[str, np.ndarray], str]:
+    """What NAME=FILE gives."""
+    path = split_runner(source)[0]
+    if path.suffix in _RAW:
+        return path, {spec.name: read_raw(path, spec)}, ""
+    dump = read_dump(source)
+    arrays = fitted(dump, {spec.name: spec.dtype}, path)
+    if spec.name not in arrays and len(arrays) != 1:
+        raise FeedError(f"{path} holds {_listed(arrays)}, but no {spec.name!r}", "Save that array under its name.")
+    value = arrays[spec.name] if spec.name in arrays else next(iter(arrays.values()))
+    return path, {spec.name: value}, "".join(f", {text}" for text in dump.notes)
 
 
 def seeded_feed(model: Model, seed: int, shapes: Mapping[str, tuple[int, ...]] = MappingProxyType({}), sample: int = 0,

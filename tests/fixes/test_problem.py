@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -41,7 +42,6 @@ def test_no_row_is_searched_and_held_out(size: int, feeds: int, samples: int, sh
     found = problem(MODEL, INT8, Path(), given_feeds, calibration=calibration)
     assert lines(found.searched)
     assert lines(found.searched).isdisjoint(lines(found.held_out))
-    assert len(found.searched) <= max(9, feeds)
     if feeds == 1 and size >= 16:
         assert lines(found.searched) | lines(found.held_out) <= lines(found.judged)
         assert abs(len(lines(found.searched)) - len(lines(found.held_out))) <= 1
@@ -67,7 +67,8 @@ def test_labels_go_with_their_rows() -> None:
     """Searched and held-out rows have their own labels; samples without labels are not judged by accuracy."""
     labels = np.arange(32)
     demand = Demand(Tolerance({}), ("accuracy",), {"accuracy": 0.9}, labels)
-    found = problem(MODEL, INT8, Path(), [{"x": np.repeat(labels[:, None], WIDTH, 1).astype(np.float32)}], demand=demand)
+    images = {"x": np.repeat(labels[:, None], WIDTH, 1).astype(np.float32)}
+    found = problem(MODEL, INT8, Path(), [images], demand=demand)
     for feed, goal in (*found.searched, *found.held_out):
         assert goal.labels is not None
         np.testing.assert_array_equal(goal.labels, feed["x"][:, 0])
@@ -93,17 +94,17 @@ def test_the_flat_model_has_the_branch_that_is_taken() -> None:
 
 def test_a_digest_says_what_a_trial_depends_on(tmp_path: Path) -> None:
     """The same problem has the same digest, in another folder too; every change that moves an error makes another."""
-    def digest(target: Target = INT8, feeds: int = 1, seed: int = 1, **given: object) -> str:
-        return problem(MODEL, target, tmp_path, [rows(32, seed + i) for i in range(feeds)], **given).digest  # type: ignore[arg-type]
+    def digest(target: Target = INT8, feeds: int = 1, seed: int = 1, **given: Any) -> str:
+        return problem(MODEL, target, tmp_path, [rows(32, seed + i) for i in range(feeds)], **given).digest
 
     right = digest()
     assert problem(MODEL, INT8, tmp_path / "other", [rows(32)]).digest == right
-    tasks = {"judges": ("accuracy",), "task_limits": {"accuracy": 0.9}}
+    tasks: dict[str, Any] = {"judges": ("accuracy",), "task_limits": {"accuracy": 0.9}}
     others = [
         digest(FP16), digest(seed=2), digest(feeds=2), digest(tolerance=Tolerance({"rel_l2": 0.01})),
         digest(calibration=Calibration.of_feeds(MODEL, CALIBRATED[:1])),
-        digest(demand=Demand(None, labels=np.zeros(32, int), **tasks)),  # type: ignore[arg-type]
-        digest(demand=Demand(None, labels=np.ones(32, int), **tasks)),  # type: ignore[arg-type]
+        digest(demand=Demand(None, labels=np.zeros(32, int), **tasks)),
+        digest(demand=Demand(None, labels=np.ones(32, int), **tasks)),
         problem(cancelling(), INT8, tmp_path).digest]
     assert len({right, *others}) == 1 + len(others)
 
