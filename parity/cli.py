@@ -9,7 +9,7 @@ import click
 
 from parity.commands.comparing import compare, render_report
 from parity.commands.fixing import fix
-from parity.commands.models import backends, check, convert, inspect
+from parity.commands.models import backends, check, convert, inspect, write_inputs
 from parity.commands.options import COULD_NOT
 from parity.errors import ParityError
 
@@ -23,13 +23,14 @@ def cli() -> None:
     parity compare model.onnx                   PyTorch against ONNX Runtime, every tensor
     parity compare model.onnx other.onnx        two models, matched by tensor names
     parity compare model.onnx dump.npz          a model against tensors taken elsewhere
+    parity inputs model.onnx -o elsewhere       the same inputs, for the tools there
     parity fix model.onnx --for onnxruntime:int8    the smallest change that brings a variant back
 
     Exit status: 0 parity, 1 divergence, 2 could not run.
     """  # noqa: D301 - click wants the character itself
 
 
-for _command in (compare, fix, render_report, convert, check, backends, inspect):
+for _command in (compare, fix, render_report, convert, check, backends, inspect, write_inputs):
     cli.add_command(_command)
 
 

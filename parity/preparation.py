@@ -14,6 +14,7 @@ from parity.backends.base import Feed, RunOptions, Session, backend_of
 from parity.backends.captured import CapturedSession
 from parity.contenders import Contender
 from parity.errors import BackendUnavailable, FeedError, ModelError, UsageError
+from parity.graph.dumps.dump import declared_dtypes
 from parity.graph.feeds import check_feed
 from parity.graph.flatten import inline_functions
 from parity.graph.model import Model, temporary_folder
@@ -69,9 +70,10 @@ def make_ready(model: Model, contender: Contender, surveyed: Survey, feed: Feed,
     """
     wanted = comparable_tensors(surveyed.flat)
     if contender.tensors is not None:
-        captured = CapturedSession(contender.tensors)
+        captured = CapturedSession(contender.tensors, declared_dtypes(surveyed.flat))
         shown = common_names(_named(surveyed.flat), captured.tensors, str(contender))
-        return Ready(captured, surveyed.flat, shown, surveyed.sizes, _dumped_precision(surveyed.flat, captured))
+        return Ready(captured, surveyed.flat, shown, surveyed.sizes, _dumped_precision(surveyed.flat, captured),
+                     captured.notes)
     assert contender.target is not None  # noqa: S101 - a contender is a target or a file of tensors
     deployed, own = model, surveyed
     if contender.model is not None:

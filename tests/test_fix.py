@@ -22,7 +22,7 @@ from parity.errors import OutputError
 from parity.fix import _Writer
 from parity.fixes.attempt import Attempt, variant_of
 from parity.fixes.fix import Fix
-from parity.fixes.repair import Solution
+from parity.fixes.outcome import Solution
 from parity.fixes.target import TargetRuns
 from parity.graph.model import Model
 from tests.builders import CommandLine, saved

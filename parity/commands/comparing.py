@@ -47,7 +47,8 @@ def compare(model: Path, candidate_files: tuple[Path, ...], reference: str, cand
             json_path: Path | None, no_html: bool, no_fixes: bool, verbose: bool) -> None:
     """Run MODEL on a reference and on candidates, and say at which tensor they part.
 
-    CANDIDATE_FILES are other models (.onnx, run on every -c TARGET) or tensors taken elsewhere (.npz).
+    CANDIDATE_FILES are other models (.onnx, run on every -c TARGET) or tensors taken elsewhere (.npz, .npy,
+    .safetensors, Polygraphy's or trtexec's .json, or a folder of .npy). FILE:RUNNER names one of Polygraphy's runners.
 
     \b
     parity compare model.onnx

@@ -40,7 +40,8 @@ THREADS = click.option("--threads", type=click.IntRange(1, 1024),
 # What a model is run on.
 INPUTS = options(
     click.option("--input", "inputs", multiple=True, metavar="FILE",
-                 help=".npz, .npy, .pb or a folder of ONNX test data; NAME=FILE for one input. Default: seeded."),
+                 help=".npz, .npy, .pb, .safetensors, Polygraphy's .json, or a folder; NAME=FILE for one input, raw "
+                      "(.bin) too. Default: seeded."),
     click.option("--labels", type=EXISTING, metavar="FILE",
                  help="Class labels (.npy, or .npz with `labels`): accuracy."),
     click.option("--calibration", type=EXISTING, metavar="PATH",

@@ -11,8 +11,9 @@ import pytest
 from parity.analysis.tolerance import Tolerance
 from parity.errors import UsageError
 from parity.fixes.attempt import Emulation
+from parity.fixes.outcome import Outcome, Solution
 from parity.fixes.problem import Limits, Problem
-from parity.fixes.repair import Outcome, Solution, repair
+from parity.fixes.repair import repair
 from parity.targets import Target
 from tests.builders import declared, node, proto_of
 from tests.fixes.cases import INT8, branching, cancelling, outlier, problem, weights

@@ -1,0 +1,1 @@
+"""Tensors in files: numpy's, ONNX's, safetensors, and what Polygraphy and trtexec write and load."""

@@ -1,0 +1,81 @@
+"""What the command line names: models, tensors taken elsewhere, and the inputs that belong to them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+from onnx import ModelProto
+
+from parity.contenders import Request, contenders_of, feeds_of
+from parity.errors import FeedError, UsageError
+from parity.graph.executor import Executor
+from parity.graph.model import Model
+from parity.graph.ops.call import to_numpy
+from parity.targets import Target
+from tests.builders import CHAIN, CommandLine, chain, declared, node, proto_of, saved
+
+RESULTS = Path(__file__).parent / "graph" / "dumps" / "polygraphy"
+ROW = np.ones((4, 8), np.float32)
+
+
+def test_kinds_of_candidates(tmp_path: Path) -> None:
+    """A model runs on every target; any file or folder of tensors is one candidate, a runner's results too."""
+    model = saved(tmp_path / "m.onnx", chain())
+    dumps = [tmp_path, tmp_path / "d.npz", tmp_path / "d.safetensors", RESULTS / "two_runners.json:onnxrt-runner-N1"]
+    found = contenders_of([model, *dumps], [Target("onnxruntime"), Target("pytorch")])
+    assert [c.tensors for c in found] == [None, None, *dumps]
+    with pytest.raises(UsageError, match=r"notes\.txt is neither a model .* nor tensors .*safetensors"):
+        contenders_of([tmp_path / "notes.txt"], [])
+
+
+def test_a_folder_that_holds_the_inputs_is_fed_them(tmp_path: Path) -> None:
+    """Tensors of a folder were taken with the inputs beside them, even where a file name cannot spell the input's."""
+    model = Model(proto_of([node("Relu", ["in:0"], ["y"])], [declared("in:0", (4, 8))]))
+    np.save(tmp_path / "in_0.npy", 2 * ROW)
+    np.save(tmp_path / "y.npy", 2 * ROW)
+    feeds, facts = feeds_of(model, Request(tmp_path / "m.onnx", [tmp_path]), 0)
+    np.testing.assert_array_equal(feeds[0]["in:0"], 2 * ROW)
+    assert facts[0].source == f"file {tmp_path.name}"
+
+
+def test_results_without_inputs_leave_them_seeded(tmp_path: Path) -> None:
+    """Polygraphy's results hold no inputs; two runners are told apart before anything runs."""
+    model = Model(chain())
+    feeds, facts = feeds_of(model, Request(tmp_path / "m.onnx", [RESULTS / "results.json"]), 0)
+    assert set(feeds[0]) == {"x"}
+    assert "seeded" in facts[0].source
+    with pytest.raises(FeedError, match="2 runners"):
+        feeds_of(model, Request(tmp_path / "m.onnx", [RESULTS / "two_runners.json"]), 0)
+
+
+@pytest.mark.parametrize(("faulty", "status"), [("", 0), ("w1", 1)])
+def test_debug_tensors_taken_on_what_parity_wrote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                                  capsys: pytest.CaptureFixture[str], faulty: str, status: int) -> None:
+    """From `parity inputs` over a folder as trtexec leaves it to a verdict, and the faulty tensor by its own name."""
+    command = CommandLine(tmp_path / "report", monkeypatch, capsys)
+    there = tmp_path / "there"
+    names = {name: f"/{name}:0" for name in CHAIN}
+    models = [renamed(chain(f), names) for f in ("", faulty)]
+    path = saved(tmp_path / "m.onnx", models[0])
+    assert command("inputs", path, "-o", there).status == 0
+    feed = dict(np.load(there / "inputs.npz"))
+    values = Executor(Model(models[1])).run(feed, list(names.values()))
+    for number, (name, value) in enumerate(values.items()):
+        np.save(there / f"{number:04}_{name.replace('/', '_').replace(':', '_')}.npy", to_numpy(value))
+    outcome = command("compare", path, there, "--input", there / "inputs.npz", "--strict", "-o", command.folder)
+    assert outcome.status == status, outcome.out + outcome.err
+    first = outcome.candidate.first_bad
+    assert (first.tensor if first else "") == (names["c"] if faulty else "")
+
+
+def renamed(proto: ModelProto, names: Mapping[str, str]) -> ModelProto:
+    """The same model with other names for its tensors."""
+    for each in proto.graph.node:
+        each.input[:] = [names.get(n, n) for n in each.input]
+        each.output[:] = [names.get(n, n) for n in each.output]
+    for output in proto.graph.output:
+        output.name = names.get(output.name, output.name)
+    return proto
