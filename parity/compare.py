@@ -18,7 +18,7 @@ from parity.backends.base import Feed, backend_of
 from parity.contenders import Contender, Request, contenders_of, feeds_of, load_labels
 from parity.environment import environment
 from parity.errors import ParityError
-from parity.examine import INTERRUPTED, Examined, Sample, examine, facts_of, reference_run
+from parity.examine import INTERRUPTED, Examined, Sample, examine, facts_of, reference_run, watching_notes
 from parity.examine import Options as Options  # noqa: PLC0414 - what `compare` takes is named here
 from parity.fix import proposals
 from parity.fixes.problem import Demand
@@ -96,6 +96,7 @@ def compare(model: Model, contenders: Sequence[Contender], feeds: Sequence[Feed]
 def _pooled(samples: Sequence[Examined]) -> Candidate:
     """One candidate out of several samples' of the same: the worst figures, and the shares of all together."""
     worst = worst_of([s.candidate for s in samples])
+    worst = replace(worst, notes=(*worst.notes, *watching_notes(samples)))
     shares = [s.shares for s in samples if s.shares is not None]
     return with_shares(worst, pool(shares)) if shares else worst
 

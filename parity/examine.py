@@ -123,10 +123,12 @@ class Examined:
     Attributes:
         candidate: its row.
         shares: of its output error; None where they were not looked for.
+        hidden: watching moved the outputs by as much as the error, so the tensors do not explain the verdict.
     """
 
     candidate: Candidate
     shares: Shares | None = None
+    hidden: bool = False
 
 
 def examine(model: Model, contender: Contender, sample: Sample, options: Options) -> Examined:
@@ -162,13 +164,10 @@ def _one_sample(model: Model, contender: Contender, blank: Candidate, sample: Sa
         verdict = "divergence"
     notes = (*ready.notes, *absence_notes(sample.outputs, capture.outputs), *value_notes(outputs, sample.outputs),
              *random_notes(ready.variant), *noise_notes(outputs, tolerance))
-    hidden = blamed is not None and blamed[1] == "precision" and _hidden_by_watching(outputs, walk.moved)
-    if hidden:
-        notes = (*notes, _WATCHING_HIDES)
-    elif walk.moved is not None and limit * _NOTICEABLE < walk.moved < math.inf:
-        notes = (*notes, _WATCHING_MOVES.format(walk.moved))
+    elsewhere = _hidden_by_watching(outputs, walk.moved)
+    hidden = elsewhere and blamed is not None and blamed[1] == "precision"
     explained = options.explain and status == "ok"
-    shares = _shares(sample, walk.shown, options, hidden=hidden) if explained and walk.shown is not None else None
+    shares = _shares(sample, walk.shown, options, hidden=elsewhere) if explained and walk.shown is not None else None
     diagnoses: tuple[Diagnosis, ...] = ()
     if explained and (blamed is not None or verdict == "divergence"):
         shown = _watched(ready, sample, options) if walk.shown is None else walk.shown
@@ -184,7 +183,8 @@ def _one_sample(model: Model, contender: Contender, blank: Candidate, sample: Sa
         first_bad=None if blamed is None or hidden else first_bad_of(*blamed), version=capture.version,
         device=capture.device, seconds=capture.seconds, latency=latency, notes=notes,
         model=None if contender.model is None else facts_of(contender.model, contender.model),
-        accuracy=accuracies(sample.outputs, capture.outputs, options.labels), tasks=tasks), shares)
+        accuracy=accuracies(sample.outputs, capture.outputs, options.labels), tasks=tasks), shares,
+        hidden or (elsewhere and blamed is None and verdict == "divergence"))
 
 
 def _shares(sample: Sample, shown: TensorStore, options: Options, *, hidden: bool) -> Shares:
@@ -222,10 +222,27 @@ def _reruns(model: Model, contender: Contender, ready: Ready, sample: Sample, op
 
 # Share of the outputs' tolerance from which on it is worth saying that watching changed the result.
 _NOTICEABLE = 0.05
-_WATCHING_HIDES = ("Watching changes the result by as much as the error itself, so no layer is blamed: the error comes "
-                   "from an optimisation that watching undoes. Try `--optimization off`.")
+_WATCHING_HIDES = ("Watching changes the result{} by as much as the error itself, so no layer is blamed{}: the error "
+                   "comes from an optimisation that watching undoes. Try `--optimization off`.")
 _WATCHING_MOVES = ("Watching moved the outputs by {:.1e} (relative L2): the tensors are those of a run that rounds or "
                    "fuses otherwise than the deployed one.")
+
+
+def watching_notes(samples: Sequence[Examined]) -> tuple[str, ...]:
+    """What is to be said of how far watching changed the result, over all samples of one candidate."""
+    hidden = sum(s.hidden for s in samples)
+    if hidden == len(samples):
+        return (_WATCHING_HIDES.format("", ""),)
+    notes = (_WATCHING_HIDES.format(f" of {hidden} of {len(samples)} samples", " in these"),) if hidden else ()
+    moved = max((_noticeable(s.candidate) for s in samples if not s.hidden), default=0.0)
+    return (*notes, _WATCHING_MOVES.format(moved)) if moved else notes
+
+
+def _noticeable(candidate: Candidate) -> float:
+    """How far watching moved the outputs; 0 where that is little beside their tolerance."""
+    limit = max((o.tolerance for o in candidate.outputs if o.tolerance is not None), default=math.inf)
+    moved = candidate.watching_moved_outputs
+    return moved if moved is not None and limit * _NOTICEABLE < moved < math.inf else 0.0
 
 
 def _hidden_by_watching(outputs: Sequence[OutputFinding], moved: float | None) -> bool:

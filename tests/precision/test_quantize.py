@@ -28,6 +28,13 @@ from tests.models import FIXTURE_FOLDERS, RealModel
 
 QDQ = ("QuantizeLinear", "DequantizeLinear")
 RNG = np.random.default_rng(0)
+_START = RNG.bit_generator.state
+
+
+@pytest.fixture(autouse=True)
+def _same_numbers() -> None:
+    """Every test draws the same numbers, whichever ran before it."""
+    RNG.bit_generator.state = _START
 
 
 def noise(*shape: int) -> np.ndarray:
