@@ -63,3 +63,7 @@ class MatchError(ParityError):
 
 class OutputError(ParityError):
     """Results that cannot be written."""
+
+
+class Diverged(AssertionError):
+    """What was asserted does not hold: a candidate is beyond its tolerance. No failure of parity's own."""

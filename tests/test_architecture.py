@@ -14,10 +14,11 @@ from tests.models import ROOT
 
 LAYERS = ("errors", "targets", "graph", "precision", "backends", "source_model", "analysis", "fixes", "report",
           "environment", "contenders", "preparation", "inspect", "convert", "selfcheck", "fix", "examine",
-          "compare", "commands", "cli", "pytest_plugin")
+          "compare", "api", "commands", "cli", "pytest_plugin")
+TENSORRT = {f"backends/trt/{p.name}" for p in (ROOT / "parity" / "backends" / "trt").glob("*.py")}
 # ONNX Runtime's quantiser is a library that makes models, not a runtime that runs them.
 VENDORS = {"onnxruntime": {"backends/ort.py", "precision/quantize.py", "precision/ranges.py"},
-           "tensorrt": {"backends/trt.py"}, "plotly": {"report/html.py"},
+           **dict.fromkeys(("tensorrt", "tensorrt_rtx", "polygraphy"), TENSORRT), "plotly": {"report/html.py"},
            "rich": {"report/text.py", "commands/options.py"}}
 FILES = sorted((ROOT / "parity").rglob("*.py"))
 

@@ -9,15 +9,18 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from parity.analysis.diagnose import Diagnosis
 from parity.analysis.localize import Kind as Kind  # noqa: PLC0414 - renderers take it from here
 from parity.analysis.measure import Comparison
 from parity.backends.latency import Latency
-from parity.errors import UsageError
+from parity.errors import Diverged, UsageError
 from parity.fixes.fix import Fix
 from parity.report.codec import decode, encode
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SCHEMA_VERSION = 1
 
@@ -241,6 +244,36 @@ class Report:
     partial: bool = False
     proposals: tuple[str, ...] = ()
     schema_version: int = SCHEMA_VERSION
+
+    @property
+    def layers(self) -> pd.DataFrame:
+        """Every tensor of every candidate that ran, a row each, under the columns of layers.csv."""
+        from parity.report.table import layers_frame
+
+        return layers_frame(self)
+
+    @property
+    def failing(self) -> tuple[Candidate, ...]:
+        """The candidates that keep the run from being parity, the one to look at first in front.
+
+        A forecast counts only where it was asked for, and what was asked for counts where it could not run.
+        """
+        deciding = [c for c in self.candidates if c.asked or not c.emulated]
+        return tuple(sorted((c for c in deciding if c.verdict == "divergence" or (c.asked and c.status != "ok")),
+                            key=lambda c: c.verdict != "divergence"))
+
+    def raise_if_diverged(self) -> None:
+        """Do nothing where the run found parity.
+
+        Raises:
+            Diverged: a candidate is beyond its tolerance, or one that was asked for could not run; says in about ten
+                lines which, where, why, and what mends it.
+        """
+        failing = self.failing
+        if failing or self.verdict != "parity":
+            from parity.report.message import failure
+
+            raise Diverged(failure(self, failing or self.candidates))
 
     def to_json(self) -> str:
         """The report as strict JSON."""

@@ -5,11 +5,14 @@ from __future__ import annotations
 import csv
 import io
 from dataclasses import fields
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from parity.analysis.measure import Comparison
 from parity.report.record import Candidate, Layer, Report
 from parity.report.words import layer_ratio
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _NAMES: Final = ("target", "emulated", "index", "tensor", "node", "op", "source", "dtype", "shape", "level")
 _JUDGED: Final = ("passed", "origin", "first_bad", "floor", "local_over_floor", "precision", "implementation", "share",
@@ -38,6 +41,24 @@ def write_csv(report: Report) -> str:
             writer.writerow([*_names(candidate, layer), *_judged(candidate, layer),
                              *_figures(layer.local), *_figures(layer.accumulated)])
     return text.getvalue()
+
+
+def layers_frame(report: Report) -> pd.DataFrame:
+    """The same as a data frame: numbers as numbers, names as they are, shapes as tuples; None or NaN where missing."""
+    import pandas as pd
+
+    rows = []
+    for candidate in report.candidates:
+        for layer in candidate.tensors:
+            first = candidate.first_bad is not None and candidate.first_bad.tensor == layer.tensor
+            values: list[object] = [
+                candidate.target, candidate.emulated, layer.index, layer.tensor, layer.node, layer.op, layer.source,
+                layer.dtype, layer.shape, layer.level, layer.passed, layer.origin, first, layer.floor,
+                layer_ratio(layer), layer.precision, layer.implementation, layer.share, layer.energy]
+            for comparison in (layer.local, layer.accumulated):
+                values += [None if comparison is None else getattr(comparison, name) for name in _METRICS]
+            rows.append(values)
+    return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
 def guarded(name: str | None) -> str:

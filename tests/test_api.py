@@ -1,0 +1,131 @@
+"""parity in Python: the same answer as the command line, from values in memory."""
+
+from __future__ import annotations
+
+import doctest
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+import parity
+import parity.api
+import parity.compare
+from parity.errors import FeedError, UsageError
+from parity.graph.model import Model
+from tests.models import FIXTURES, ROOT
+
+CNN = FIXTURES / "digits_cnn" / "model.onnx"
+FAULTY = FIXTURES / "digits_cnn_faulty" / "model.onnx"
+
+
+def images() -> np.ndarray:
+    """The fixture's own inputs."""
+    with np.load(CNN.parent / "inputs.npz") as arrays:
+        return next(iter(arrays.values()))
+
+
+def test_compare_is_the_function_even_where_its_module_was_imported() -> None:
+    """The name that users call is not taken by the module parity/compare.py."""
+    assert callable(parity.compare)
+    assert parity.compare is parity.api.compare
+
+
+def test_importing_parity_imports_nothing_heavy() -> None:
+    """`import parity` leaves torch, onnx and pandas alone until something is asked for."""
+    code = ("import sys, parity; heavy = {'torch', 'onnx', 'pandas', 'numba', 'parity.api'}; "
+            "print(sorted(heavy & sys.modules.keys()), sorted(parity.__all__))")
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == "[] ['Diverged', 'ParityError', 'Report', 'compare']"
+    assert all(getattr(parity, name) for name in parity.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'compere'"):
+        parity.compere  # noqa: B018 - reading it is the test
+
+
+def test_the_examples_of_the_documentation_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The doctests of the public functions say what really comes out."""
+    monkeypatch.chdir(ROOT)
+    found = doctest.testmod(parity.api)
+    assert found.attempted >= 4
+    assert found.failed == 0
+
+
+@pytest.mark.parametrize("kind", ["path", "proto", "model"])
+def test_a_model_is_a_path_a_proto_or_a_model(kind: str) -> None:
+    """Whatever it comes as, the same model is compared."""
+    model = {"path": str(CNN), "proto": onnx.load(CNN), "model": Model.load(CNN)}[kind]
+    report = parity.compare(model, {"input": images()} if _input() == "input" else {_input(): images()},
+                            candidates=["onnxruntime"])
+    assert report.verdict == "parity"
+    assert report.layers["tensor"].is_unique
+
+
+def _input() -> str:
+    return Model.load(CNN).graph.inputs[0].name
+
+
+def test_inputs_come_by_name_by_place_as_tensors_or_as_several_samples() -> None:
+    """The forms give the same figures, and several samples are counted."""
+    value = images()
+    by_name = parity.compare(CNN, {_input(): value}, candidates=["pytorch:fp64"])
+    by_place = parity.compare(CNN, [torch.from_numpy(value).requires_grad_()], candidates=["pytorch:fp64"])
+    several = parity.compare(CNN, [{_input(): value}, {_input(): value[::-1].copy()}], candidates=["pytorch:fp64"])
+    assert by_name.candidates[0].outputs == by_place.candidates[0].outputs
+    assert several.samples == 2
+
+
+@pytest.mark.parametrize(("inputs", "words"), [
+    ([], "there are no inputs"), ([np.zeros(3), np.zeros(3)], "2 inputs are given; the model has 1"),
+    ({"nothing": np.zeros(3)}, "no value for input")])
+def test_inputs_that_do_not_fit_are_refused(inputs: object, words: str) -> None:
+    """The message names what the model wants."""
+    with pytest.raises(FeedError, match=words):
+        parity.compare(CNN, inputs)  # type: ignore[arg-type]
+
+
+def test_what_is_no_model_is_refused() -> None:
+    """A number is neither a path nor a model."""
+    with pytest.raises(UsageError, match="a int is no model"):
+        parity.compare(3)
+
+
+def test_a_divergence_is_raised_with_everything_that_a_log_needs() -> None:
+    """Another model as the candidate: its first bad layer, its figures and the way to see it again are told."""
+    report = parity.compare(CNN, {_input(): images()}, candidates=[onnx.load(FAULTY)])
+    assert report.verdict == "divergence"
+    with pytest.raises(parity.Diverged) as raised:
+        report.raise_if_diverged()
+    said = str(raised.value)
+    bad = report.candidates[0].first_bad
+    assert bad is not None
+    assert len(said.splitlines()) <= 10
+    for part in (bad.tensor, bad.op, "implementation", "relative L2 error", "limit", "parity compare", "epsilon"):
+        assert part in said
+
+
+def test_parity_raises_nothing_and_a_forecast_does_not_count(tmp_path: Path) -> None:
+    """Without targets the forecasts in lower precision are shown, and only what was asked for can fail."""
+    report = parity.compare(CNN, {_input(): images()}, tolerance={"rel_l2": 1e-5})
+    assert {c.emulated for c in report.candidates} == {True, False}
+    assert any(c.verdict == "divergence" for c in report.candidates if c.emulated)
+    report.raise_if_diverged()
+
+
+def test_what_was_asked_for_and_cannot_run_is_raised() -> None:
+    """A named backend that is missing is no parity."""
+    report = parity.compare(CNN, {_input(): images()}, candidates=["onnxruntime", "pytorch@nowhere"])
+    assert [c.target for c in report.failing] == ["pytorch@nowhere"]
+    with pytest.raises(parity.Diverged, match="could not run"):
+        report.raise_if_diverged()
+
+
+def test_layers_are_a_data_frame_of_numbers() -> None:
+    """Figures can be computed with, shapes are tuples, what is missing is missing."""
+    layers = parity.compare(CNN, {_input(): images()}, candidates=["onnxruntime:int8"]).layers
+    assert layers["accumulated_rel_l2"].max() > 1e-4
+    assert all(isinstance(shape, tuple) for shape in layers["shape"])
+    assert layers["first_bad"].dtype == bool
