@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from onnx import TensorProto
 
 from parity.errors import OutputError, UsageError
+from parity.fixes.recipe import Recipe
 from parity.graph.feeds import seeded_feed
 from parity.graph.model import Model
 from parity.precision.calibration import Calibration
@@ -29,10 +30,10 @@ class Conversion:
 
     Attributes:
         precision: of all nodes, unless there is a plan.
-        plan: a JSON file as `PrecisionPlan.to_json` writes it.
+        plan: a JSON file as `Recipe.to_json` writes it.
         calibration: samples for INT8: .npz, .npy, or a folder of them; None takes a seeded input.
-        method: how ranges are found: "minmax", "entropy" or "percentile".
-        outputs: quantise what nodes make, too, not only what they read.
+        method: how ranges are found: "minmax", "entropy" or "percentile"; unless the plan says.
+        outputs: quantise what nodes make, too, not only what they read; unless the plan says.
         seed: of the seeded input.
     """
 
@@ -53,15 +54,16 @@ def convert(path: Path, conversion: Conversion, out: Path) -> Variant:
         out: the .onnx to write; it appears whole or not at all.
 
     Raises:
-        UsageError: neither a precision nor a plan, a plan that cannot be read, or nothing to quantise.
+        UsageError: a plan that cannot be read or belongs to another model, or nothing to quantise.
         FeedError: calibration samples that do not fit.
         OutputError: it cannot be written.
     """
     model = Model.load(path)
-    wanted: Precision | PrecisionPlan = conversion.precision
-    if conversion.plan is not None:
-        wanted = PrecisionPlan.from_json(_read(conversion.plan), model)
     settings = QuantizeSettings(RangeSettings(conversion.method), outputs=conversion.outputs)
+    recipe = None if conversion.plan is None else Recipe.from_json(_read(conversion.plan), model)
+    wanted: Precision | PrecisionPlan = conversion.precision
+    if recipe is not None:
+        model, wanted, settings = recipe.model, recipe.plan, recipe.settings or settings
     with tempfile.TemporaryDirectory(prefix="parity-") as folder:
         variant = make_variant(model, wanted, _samples(model, conversion, wanted), settings, Path(folder))
         write_model(variant.model, out)

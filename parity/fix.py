@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from tempfile import gettempdir
 
+import numpy as np
+
+from parity.analysis.goal import Goal
 from parity.analysis.match import comparable_tensors
-from parity.analysis.outputs import judge_outputs
+from parity.analysis.outputs import absence_notes, judge_outputs, noise_notes, random_notes, value_notes
 from parity.analysis.tolerance import Tolerance
 from parity.backends.base import Feed, RunOptions, backend_of
 from parity.backends.latency import Latency
@@ -21,7 +26,7 @@ from parity.fixes.problem import Demand, Limits, Problem, problem_of
 from parity.fixes.repair import repair
 from parity.graph.model import Model, temporary_folder
 from parity.precision.calibration import Calibration
-from parity.report.assemble import output_layer, source_of
+from parity.report.assemble import output_layer, source_of, task_results, worst_of
 from parity.report.record import Candidate, Layer, ModelFacts, Reference, Report
 from parity.targets import VARIANTS, Target
 
@@ -72,17 +77,24 @@ def fix_file(request: Request, order: Order, folder: Path, progress: Progress,
     labels = None if request.labels is None else load_labels(request.labels)
     demand = Demand(order.tolerance, order.judges, order.task_limits, labels)
     progress("reference", 0, 1)
-    with temporary_folder() as weights:
-        problem = problem_of(model, target, feeds, calibration, demand, order.limits, order.run, folder, Path(weights))
-        writer = _Writer(request.model, folder)
-        outcome = repair(problem, writer.save, progress)
-    writer.check()
-    candidate = _candidate(problem, outcome)
+    files = _Files(request.model, folder)
+    try:
+        with temporary_folder() as weights:
+            problem = problem_of(model, target, feeds, calibration, demand, order.limits, order.run, folder,
+                                 Path(weights))
+            outcome = repair(problem, files.save, progress)
+            notes = files.finish(outcome)
+    except OSError as error:
+        raise OutputError(f"temporary files cannot be written to {gettempdir()} ({error.strerror or error})"
+                          f"{files.kept}", "Free space there, or set TMPDIR to another folder.") from error
+    except OutputError as error:
+        raise OutputError(f"{error.message}{files.kept}", error.hint) from error
+    candidate = _candidate(outcome, files, notes)
     mended = outcome.before <= 1 or any(s.fix.passed for s in outcome.solutions)
     nodes = ModelFacts(model.name, model.sha256, len(problem.flat.graph.nodes), len(comparable_tensors(problem.flat)))
     report = Report("parity" if mended else "divergence", nodes, facts, order.run.seed, environment(order.run),
                     Reference("pytorch", "ok"), (candidate,), command, len(feeds))
-    return report, writer.written
+    return report, files.written
 
 
 def proposals(model: Model, target: Target, feeds: Sequence[Feed], calibration: Calibration | None, demand: Demand,
@@ -108,41 +120,120 @@ def _fixable(target: Target) -> Target:
     return target
 
 
-class _Writer:
-    """Writes every fix over the one before; where that fails, the one before is still whole."""
+class _Files:
+    """What a run leaves in its folder: a fix over the one before, which stays whole where that fails.
+
+    Attributes:
+        written: the files of this run, by what they are.
+    """
 
     def __init__(self, model: Path, folder: Path) -> None:
         self.written: dict[str, Path] = {}
         self._model, self._plan = folder / f"{model.stem}.fixed.onnx", folder / "plan.json"
+        self._best, self._best_plan = folder / f"{model.stem}.best.onnx", folder / "plan.best.json"
+        self._saved: Solution | None = None
         self._failure: OutputError | None = None
+        self._planless: OutputError | None = None
+
+    @property
+    def kept(self) -> str:
+        """What to add to the news of a failure: which fix lies there all the same."""
+        if self._saved is not None:
+            return f"; {self._model.name}, which passes, is written"
+        return f"; {self._model.name} of an earlier run was kept" if self._model.exists() else ""
 
     def save(self, solution: Solution) -> None:
         """Write a fix that passed."""
         try:
             write_model(solution.variant.model, self._model)
-            write_text(solution.variant.plan.to_json(), self._plan)
         except OutputError as error:
             self._failure = error
-        else:
-            self.written = {"fixed model": self._model, "plan": self._plan}
+            return
+        self.written["fixed model"] = self._model
+        self._saved, self._failure = solution, None
+        self._write_plan(solution, self._plan, "plan")
 
-    def check(self) -> None:
-        """Complain where there was a fix and none could be written."""
-        if self._failure is not None and not self.written:
+    def finish(self, outcome: Outcome) -> tuple[str, ...]:
+        """Write the best that was found where nothing passes, and take away what earlier runs left.
+
+        Returns:
+            Notes on that.
+
+        Raises:
+            OutputError: a fix or its plan could not be written.
+        """
+        if self._failure is not None and self._saved is None:
             raise self._failure
+        if self._saved is not None and self._planless is not None:
+            raise self._planless
+        notes = [] if self._failure is None else [
+            f"A better fix could not be written ({self._failure.message}): {self._model.name} is the one before."]
+        best = outcome.solutions[0] if outcome.solutions and self._saved is None else None
+        if best is not None and best.fix.after < outcome.before:
+            try:
+                write_model(best.variant.model, self._best)
+            except OutputError as error:
+                notes.append(f"The best found could not be written ({error.message}).")
+            else:
+                self.written["best found"] = self._best
+                self._write_plan(best, self._best_plan, "its plan")
+                notes.append(f"{self._best.name} is the best found. It is not within the limits.")
+        return (*notes, *self._cleared())
+
+    def file(self, solution: Solution, *, best: bool) -> str:
+        """Where a solution was written; "" where it was not."""
+        if self._saved is not None and solution.variant is self._saved.variant:
+            return str(self._model)
+        return str(self._best) if best and "best found" in self.written else ""
+
+    def _write_plan(self, solution: Solution, path: Path, what: str) -> None:
+        try:
+            write_text(solution.recipe.to_json(), path)
+        except OutputError as error:
+            self._planless = error
+            self.written.pop(what, None)
+            with suppress(OSError):
+                path.unlink(missing_ok=True)  # it was that of another model
+        else:
+            self._planless = None
+            self.written[what] = path
+
+    def _cleared(self) -> list[str]:
+        """Take away the files of these names that this run did not write, and say which these were."""
+        left = [p for p in (self._model, self._plan, self._best, self._best_plan)
+                if p not in self.written.values() and p.exists()]
+        for path in left:
+            path.unlink()
+            path.with_name(f"{path.name}.data").unlink(missing_ok=True)
+        names = " and ".join(p.name for p in left)
+        return [f"{names} of an earlier run {'was' if len(left) == 1 else 'were'} removed."] if left else []
 
 
-def _candidate(problem: Problem, outcome: Outcome) -> Candidate:
-    """The target before and after: the outputs are those without the fix."""
-    goal = problem.judged[0][1]
-    found = judge_outputs(goal.reference, outcome.outputs, goal.noise, goal.tolerance)
-    rows = tuple(output_layer(o, problem.flat.graph.producer.get(o.name)) for o in found)
+def _candidate(outcome: Outcome, files: _Files, notes: Sequence[str]) -> Candidate:
+    """The target before and after: the outputs are those without the fix, of every one the worst over the feeds."""
+    problem = outcome.problem
+    without = worst_of([_sample(problem, goal, outputs)
+                        for (_, goal), outputs in zip(problem.judged, outcome.outputs, strict=True)])
     latency: Latency | None = outcome.solutions[0].fix.latency_before if outcome.solutions else None
+    fixes = [replace(s.fix, file=files.file(s, best=s is outcome.solutions[0])) for s in outcome.solutions]
+    return replace(
+        without, tensors=_layers(problem, outcome.prices), latency=latency,
+        verdict="parity" if outcome.before <= 1 else "divergence",
+        # What lies in the folder comes first, where a better one could not be written.
+        fixes=tuple(sorted(fixes, key=lambda fix: not fix.file)),
+        notes=(*_notes(outcome), *without.notes, *notes))
+
+
+def _sample(problem: Problem, goal: Goal, outputs: Mapping[str, np.ndarray]) -> Candidate:
+    """What the variant did on one feed, as `parity compare` tells it."""
+    found = judge_outputs(goal.reference, outputs, goal.noise, goal.tolerance)
     return Candidate(
         str(problem.target), "ok", emulated=problem.target.backend == "pytorch",
-        tensors=_layers(problem, outcome.prices),
-        verdict="parity" if outcome.before <= 1 else "divergence", outputs=rows, latency=latency,
-        fixes=tuple(s.fix for s in outcome.solutions), notes=_notes(problem, outcome))
+        verdict="parity" if goal.error(outputs) <= 1 else "divergence",
+        outputs=tuple(output_layer(o, problem.flat.graph.producer.get(o.name)) for o in found),
+        tasks=task_results(goal.judges, goal.task_limits, goal.reference, outputs, goal.labels),
+        notes=(*absence_notes(goal.reference, outputs), *value_notes(found, goal.reference),
+               *random_notes(problem.flat), *noise_notes(found, goal.tolerance)))
 
 
 def _layers(problem: Problem, prices: Mapping[str, float]) -> tuple[Layer, ...]:
@@ -153,13 +244,13 @@ def _layers(problem: Problem, prices: Mapping[str, float]) -> tuple[Layer, ...]:
                  for n in found)
 
 
-def _notes(problem: Problem, outcome: Outcome) -> tuple[str, ...]:
-    samples = len(problem.searched), len(problem.held_out)
+def _notes(outcome: Outcome) -> tuple[str, ...]:
+    problem = outcome.problem
     low = problem.target.precision.upper()
     notes = [f"In FP32 the target is at {outcome.floor:.2g} times the limit, in {low} at {outcome.before:.3g} times."]
     if outcome.before <= 1:
         notes.append("The variant is within its tolerance as it is: there is nothing to fix.")
-    elif not samples[1]:
+    elif not problem.held_out:
         notes.append("There were too few samples to hold some out: give more with --calibration, --samples or a larger "
                      "batch, so that the fix is judged on others than it was searched on.")
     if problem.calibration.indicative and problem.target.precision == "int8":

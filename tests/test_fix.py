@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -19,13 +20,13 @@ import pytest
 from onnx import ModelProto
 
 from parity.errors import OutputError
-from parity.fix import _Writer
-from parity.fixes.attempt import Attempt, variant_of
+from parity.fix import _Files
+from parity.fixes.attempt import Attempt, Emulation, variant_of
 from parity.fixes.fix import Fix
-from parity.fixes.outcome import Solution
+from parity.fixes.outcome import Outcome, Solution
 from parity.fixes.target import TargetRuns
 from parity.graph.model import Model
-from tests.builders import CommandLine, saved
+from tests.builders import CommandLine, node, saved
 from tests.fixes.cases import INT8, branching, cancelling, outlier, problem, rows
 from tests.models import FIXTURES
 
@@ -59,10 +60,10 @@ def fresh(*arguments: object, seed: int = 0) -> subprocess.CompletedProcess[str]
 
 
 def untimed(value: Any) -> Any:
-    """A report without what differs from run to run: when and how fast it ran, and what was typed."""
+    """A report without what differs from run to run: when, where and how fast it ran, and what was typed."""
     if isinstance(value, dict):
         return {k: untimed(v) for k, v in value.items()
-                if not k.startswith(("latency", "seconds")) and k not in {"command", "environment", "model"}}
+                if not k.startswith(("latency", "seconds")) and k not in {"command", "environment", "model", "file"}}
     return [untimed(v) for v in value] if isinstance(value, list) else value
 
 
@@ -82,8 +83,9 @@ def test_the_written_model_passes(make: type, target: str, parity: CommandLine, 
     fix = outcome.candidate.fixes[0]
     plan = json.loads((parity.folder / "plan.json").read_text())
     kept = {e["match"].removeprefix("tensor:") for e in plan["exceptions"] if e["precision"] == "fp32"}
-    assert kept - {"neg"} == {k.tensor for k in fix.kept}  # the branch not taken goes with its If
+    assert kept == {k.tensor for k in fix.kept}  # nothing of the branch that is not taken
     assert fix.passed
+    assert fix.file == str(fixed)
 
 
 @pytest.mark.slow
@@ -112,6 +114,49 @@ def test_a_tolerance_that_fp32_misses(parity: CommandLine, inputs: Path) -> None
     outcome = parity(*given(parity, outlier(), "onnxruntime:int8", inputs, "--tolerance", "max_abs=1e-9"))
     assert outcome.status == 2
     assert "the tolerance cannot be met: onnxruntime in FP32 is at" in outcome.err
+    for limit in ("1e-8", "0"):
+        outcome = parity(*given(parity, outlier(), "onnxruntime:int8", inputs, "--tolerance", f"rel_l2={limit}"))
+        assert outcome.status == 2
+        assert re.search(r"correct FP32 runs of the model are up to [1-9][0-9.]*e-0[67]", outcome.err)
+        assert len(outcome.err.splitlines()) == 2
+
+
+def test_the_table_and_the_multiples_have_one_limit(parity: CommandLine, inputs: Path) -> None:
+    """Where the model's own noise raises the limit, output rows, verdict and multiples all go by the raised one."""
+    outcome = parity(*given(parity, cancelling(), "onnxruntime:fp16", inputs, "--tolerance", "rel_l2=1e-4"))
+    (row,) = outcome.candidate.outputs
+    assert row.accumulated is not None
+    assert row.tolerance is not None
+    assert row.tolerance > 1e-4
+    times = row.accumulated.rel_l2 / row.tolerance
+    assert any(f"in FP16 at {times:.3g} times" in note for note in outcome.candidate.notes)
+    assert row.passed == (times <= 1) == (outcome.candidate.verdict == "parity")
+
+
+def test_random_numbers_are_told(parity: CommandLine, inputs: Path) -> None:
+    """A model whose outputs random numbers move beyond its limit is refused; one that they hardly move is mended."""
+    for scale, status in ((0.5, 2), (1e-7, 0)):
+        proto = outlier()
+        proto.graph.node.insert(0, node("RandomNormalLike", ["x"], ["drawn"]))
+        proto.graph.node.insert(1, node("Mul", ["drawn", "scale"], ["small"]))
+        proto.graph.node.insert(2, node("Add", ["x", "small"], ["moved"]))
+        proto.graph.node[3].input[0] = "moved"
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(np.float32(scale), "scale"))
+        outcome = parity(*given(parity, proto, "onnxruntime:int8", inputs, "--tolerance", "rel_l2=0.1"))
+        assert outcome.status == status, outcome.out + outcome.err
+        said = outcome.err if status else " ".join(outcome.out.split())
+        assert "draws random numbers" in said
+
+
+def test_inputs_that_are_not_finite_are_told(parity: CommandLine, tmp_path: Path) -> None:
+    """They make the outputs so, which nothing in INT8 follows: one line says which input, and no trials are wasted."""
+    x = rows(64)["x"].copy()
+    x[3, 4] = np.nan
+    np.savez(tmp_path / "odd.npz", x=x)
+    outcome = parity(*given(parity, outlier(), "onnxruntime:int8", tmp_path / "odd.npz"))
+    assert outcome.status == 2
+    assert "input 'x' holds 1 NaN or Inf among 512 elements" in outcome.err
+    assert not (parity.folder / "trials.jsonl").exists()
 
 
 @pytest.mark.parametrize("target", ["onnxruntime", "pytorch:fp32", "nowhere:int8", "onnxruntime:int9"])
@@ -131,7 +176,67 @@ def test_no_fix_within_the_limits(parity: CommandLine, inputs: Path) -> None:
     assert fixes
     assert not any(f.passed for f in fixes)
     assert any(f.training for f in fixes)
+    assert not any(f.kept for f in fixes)
     assert not (parity.folder / "net.fixed.onnx").exists()
+
+
+def test_the_best_found_has_another_name(parity: CommandLine, inputs: Path) -> None:
+    """What does not pass is never called fixed, and what an earlier run called so does not stay to be mistaken."""
+    arguments = given(parity, outlier(), "onnxruntime:int8", inputs)
+    assert parity(*arguments).status == 0
+    assert {"net.fixed.onnx", "plan.json"} < {p.name for p in parity.folder.iterdir()}
+    missed = parity(*arguments, "--tolerance", "rel_l2=1e-4")
+    assert missed.status == 1
+    assert {p.name for p in parity.folder.glob("*n*.[oj]*n*")} >= {"net.best.onnx", "plan.best.json"}
+    assert not (parity.folder / "net.fixed.onnx").exists()
+    assert not (parity.folder / "plan.json").exists()
+    assert missed.candidate.fixes[0].file == str(parity.folder / "net.best.onnx")
+    assert any("net.fixed.onnx and plan.json of an earlier run were removed" in n for n in missed.candidate.notes)
+    assert parity(*arguments).status == 0
+    assert not (parity.folder / "net.best.onnx").exists()
+
+
+@pytest.mark.parametrize("target", ["onnxruntime:int8", "pytorch:fp16"])
+def test_no_fix_keeps_all(target: str, parity: CommandLine, inputs: Path) -> None:
+    """However much may be kept, a model in which nothing is in lower precision any more is no fix."""
+    outcome = parity(*given(parity, outlier(), target, inputs, "--tolerance", "rel_l2=1e-6", "--max-kept", 1))
+    assert outcome.status == 1
+    assert outcome.candidate.fixes
+    assert all(len(f.kept) < f.layers for f in outcome.candidate.fixes)
+
+
+def test_the_plan_makes_the_fixed_model_again(parity: CommandLine, inputs: Path) -> None:
+    """`parity convert --plan` with the same samples makes the same file: settings and kept layers are in the plan."""
+    arguments = given(parity, outlier(), "onnxruntime:int8", inputs, "--calibration", inputs)
+    assert parity(*arguments).status == 0
+    again = parity.folder / "again.onnx"
+    made = parity("convert", arguments[1], "--plan", parity.folder / "plan.json", "--calibration", inputs, "-o", again)
+    assert made.status == 0, made.err
+    assert again.read_bytes() == (parity.folder / "net.fixed.onnx").read_bytes()
+
+
+def test_an_interrupt_says_how_to_go_on(parity: CommandLine, inputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C ends with exit status 2, and the last line says that the same command goes on."""
+    def interrupted(self: Emulation, kept: Sequence[str]) -> float:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Emulation, "error", interrupted)
+    outcome = parity(*given(parity, outlier(), "onnxruntime:int8", inputs))
+    assert outcome.status == 2
+    assert "goes on where it was" in outcome.err.splitlines()[-1]
+
+
+def test_a_full_folder_of_temporary_files(parity: CommandLine, inputs: Path) -> None:
+    """One line says which folder is full and what to do; the fix of an earlier run stays, which is said too."""
+    arguments = given(parity, outlier(), "onnxruntime:int8", inputs)
+    assert parity(*arguments).status == 0
+    before = (parity.folder / "net.fixed.onnx").read_bytes()
+    with disk_of(16):
+        outcome = parity(*arguments, "--tolerance", "rel_l2=0.09")
+    assert outcome.status == 2
+    assert "TMPDIR" in outcome.err
+    assert "net.fixed.onnx of an earlier run was kept" in " ".join(outcome.err.split())
+    assert (parity.folder / "net.fixed.onnx").read_bytes() == before
 
 
 def test_layers_kept_in_fp16(parity: CommandLine, inputs: Path) -> None:
@@ -199,8 +304,13 @@ def solution(folder: Path, kept: list[str]) -> Solution:
     found = problem(outlier(), INT8, folder)
     attempt = Attempt("", "", found.model)
     variant = variant_of(found, attempt, kept)
-    _, session, _ = TargetRuns(found).error(variant.model)
+    session = TargetRuns(found).run(variant.model).session
     return Solution(Fix("keep", "", (), 2.0, 0.5, passed=True), variant, attempt, session)
+
+
+def outcome_of(*solutions: Solution) -> Outcome:
+    """What a repair with these solutions comes to."""
+    return Outcome(problem(outlier(), INT8, Path()), 2.0, 0.0, (), solutions)
 
 
 @pytest.mark.parametrize("external", [False, True])
@@ -213,16 +323,29 @@ def test_a_full_disk_leaves_the_last_good_fix(tmp_path: Path, external: bool) ->
             for i, s in enumerate((good, better)))
     folder = tmp_path / "out"
     folder.mkdir()
-    writer = _Writer(Path("net.onnx"), folder)
-    writer.save(good)
+    files = _Files(Path("net.onnx"), folder)
+    files.save(good)
     before = {p.name: p.read_bytes() for p in folder.iterdir()}
     with disk_of(64):
-        writer.save(better)
-        none = _Writer(Path("other.onnx"), folder)
+        files.save(better)
+        none = _Files(Path("other.onnx"), folder)
         none.save(good)
     assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
-    assert writer.written == {"fixed model": folder / "net.fixed.onnx", "plan": folder / "plan.json"}
-    writer.check()
+    assert files.written == {"fixed model": folder / "net.fixed.onnx", "plan": folder / "plan.json"}
+    (note,) = files.finish(outcome_of(better, good))
+    assert "A better fix could not be written" in note
+    assert (files.file(good, best=False), files.file(better, best=True)) == (str(folder / "net.fixed.onnx"), "")
     assert Model.load(folder / "net.fixed.onnx").graph.outputs
     with pytest.raises(OutputError):
-        none.check()
+        none.finish(outcome_of(good))
+
+
+def test_a_model_without_its_plan_is_told(tmp_path: Path) -> None:
+    """Where the disk takes the model and not the plan, the error says which of them is there."""
+    (tmp_path / "plan.json").mkdir()
+    files = _Files(Path("net.onnx"), tmp_path)
+    files.save(solution(tmp_path, ["c"]))
+    with pytest.raises(OutputError, match=r"cannot write .*plan\.json"):
+        files.finish(outcome_of())
+    assert list(files.written) == ["fixed model"]
+    assert "net.fixed.onnx, which passes, is written" in files.kept

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from parity.commands.options import (
+    COULD_NOT,
     EXISTING,
     INPUTS,
     LIMITS,
@@ -54,8 +55,10 @@ def fix(model: Path, target: str, inputs: tuple[str, ...], labels: Path | None, 
     parity fix model.onnx --for onnxruntime:int8 --calibration samples/
     parity fix model.onnx --for onnxruntime:fp16 --tolerance rel_l2=1e-3
 
-    What was tried is kept in DIR/trials.jsonl: a search that was stopped goes on where it was. Exit status: 0 a fix
-    passes on the target, or none is needed; 1 none within the limits does; 2 could not run.
+    Written are MODEL.fixed.onnx, and plan.json, from which `parity convert --plan` makes it again; where no fix passes,
+    MODEL.best.onnx and plan.best.json. What was tried is kept in DIR/trials.jsonl: a search that was stopped goes on
+    where it was. Exit status: 0 a fix passes on the target, or none is needed; 1 none within the limits does; 2 could
+    not run.
     """  # noqa: D301 - click wants the character itself
     from parity.analysis.tasks import task_limits
     from parity.analysis.tolerance import Tolerance
@@ -75,7 +78,12 @@ def fix(model: Path, target: str, inputs: tuple[str, ...], labels: Path | None, 
     search = Limits(kept=max_kept, precision=keep)
     search = search if max_trials is None else replace(search, trials=max_trials, extra=0)
     order = Order(Tolerance.parse(rest, alone=bool(limits)), judges, limits, search, run)
-    with progress_bar() as progress:
-        report, written = fix_file(request, order, folder, progress, command_line())
+    try:
+        with progress_bar() as progress:
+            report, written = fix_file(request, order, folder, progress, command_line())
+    except KeyboardInterrupt:
+        click.echo(f"parity: interrupted; what was tried is in {folder / 'trials.jsonl'}\n"
+                   "        Type the same command again: it goes on where it was.", err=True)
+        sys.exit(COULD_NOT)
     show(report, folder, json_path, html=not no_html, verbose=verbose, more=written)
     sys.exit(status_of(report, strict=False))

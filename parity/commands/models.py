@@ -20,12 +20,14 @@ if TYPE_CHECKING:
 @click.argument("model", type=EXISTING)
 @click.option("--precision", type=click.Choice(["fp32", "fp16", "bf16", "int8"]), default="fp32", show_default=True,
               help="Of every node, unless a plan says otherwise.")
-@click.option("--plan", type=EXISTING, metavar="FILE", help="A precision for each node, as JSON.")
+@click.option("--plan", type=EXISTING, metavar="FILE",
+              help="A precision for each node, as JSON; a plan.json of `parity fix` makes its model again.")
 @click.option("--calibration", type=EXISTING, metavar="PATH",
               help="Samples for INT8 ranges: .npz, .npy, or a folder of them. Default: one seeded input.")
 @click.option("--method", type=click.Choice(["minmax", "entropy", "percentile"]), default="minmax", show_default=True,
-              help="How INT8 ranges are found.")
-@click.option("--quantize-outputs", is_flag=True, help="Quantise what operators make, too, not only what they read.")
+              help="How INT8 ranges are found, unless the plan says.")
+@click.option("--quantize-outputs", is_flag=True,
+              help="Quantise what operators make, too, not only what they read; unless the plan says.")
 @SEED
 @click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), required=True, metavar="FILE",
               help="The .onnx to write.")
@@ -79,17 +81,13 @@ def check(model: Path, target: str, inputs: tuple[str, ...], calibration: Path |
 @click.command()
 def backends() -> None:
     """Say which targets can run here, and what the others lack."""
-    from parity.backends.base import backend_names, backend_of
-    from parity.errors import BackendUnavailable
-    from parity.targets import Target
+    from parity.environment import places
 
-    for name in backend_names():
-        try:
-            devices = backend_of(Target(name)).devices()
-        except BackendUnavailable as error:
-            click.echo(f"✗ {name}: {error}")
-        else:
-            click.echo("\n".join(f"✓ {name}@{device}" for device in devices))
+    for place in places():
+        mark, said = ("✗", place.reason) if place.reason else ("✓", place.device)
+        click.echo(f"{mark} {place.target:<20} {' · '.join(filter(None, [place.version, said]))}")
+        for remedy in place.remedies:
+            click.echo(f"  {'':<20} → {remedy}")
 
 
 @click.command()

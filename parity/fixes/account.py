@@ -53,6 +53,11 @@ class Account:
         return tuple(KeptLayer(node.outputs[0], node.proto.name, node.op, precision, self._why(node.outputs[0], heads))
                      for node in sorted(found, key=lambda n: n.index))
 
+    def hardest(self, layers: Sequence[str]) -> list[str]:
+        """The layers to train: those that were kept, or where none was, the dearest tenth."""
+        dearest = sorted(self.prices, key=lambda layer: self.prices[layer], reverse=True)
+        return list(layers) or dearest[:max(1, len(dearest) // 10)]
+
     def _why(self, layer: str, heads: Mapping[str, str]) -> str:
         node = self.emulation.mixture.reference.graph.producer[layer]
         touched = [n for n in (*node.outputs, *node.reads) if n in self.beyond]

@@ -12,6 +12,7 @@ import numpy as np
 from parity.analysis.goal import Goal
 from parity.backends.base import Feed
 from parity.fixes.keep import Group, groups_of, plan_with
+from parity.fixes.patch import Magnitudes
 from parity.fixes.problem import Problem
 from parity.graph.executor import Executor
 from parity.graph.flatten import inline_functions
@@ -33,12 +34,16 @@ class Attempt:
         message: what is changed, in one sentence.
         model: what the variant is made of.
         settings: how it is quantised.
+        formulas: rewritten in the model, as `rewrite.PATTERNS` names them.
+        rescaled: that tensors beyond a format's range are held divided, and how large they are; None where none is.
     """
 
     strategy: str
     message: str
     model: Model
     settings: QuantizeSettings = field(default_factory=QuantizeSettings)
+    formulas: tuple[str, ...] = ()
+    rescaled: Magnitudes | None = None
 
 
 def variant_of(problem: Problem, attempt: Attempt, kept: Collection[str] = (),
@@ -57,7 +62,9 @@ def variant_of(problem: Problem, attempt: Attempt, kept: Collection[str] = (),
     low = cast("Precision", problem.target.precision)
     plan = plan_for(attempt.model, low)
     if kept:
-        plan = plan_with(plan, inline_functions(attempt.model), kept, precision)
+        whole = inline_functions(attempt.model)
+        flat = problem.flat if attempt.model is problem.model else whole
+        plan = plan_with(plan, whole, flat, kept, precision)
     return make_variant(attempt.model, plan if kept else low, problem.calibration, attempt.settings,
                         folder=problem.weights)
 
@@ -97,12 +104,35 @@ class Emulation:
         return groups_of(self.mixture)
 
     def error(self, kept: Collection[str]) -> float:
-        """The worst output error with these layers kept, as a multiple of its limit, on the feeds to search on."""
-        return _worst(self.mixture, self.problem.searched, kept)
+        """The worst output error with these layers kept, as a multiple of its limit, on the feeds to search on.
+
+        What passes is where later runs start, for a search goes on with sets near to it.
+        """
+        errors: list[float] = []
+
+        def good(outputs: Sequence[Mapping[str, np.ndarray]]) -> bool:
+            errors.append(_worst(self.problem.searched, outputs))
+            return errors[0] <= 1
+
+        self.mixture.rebase(kept, good)
+        return errors[0]
 
     def held_out(self, kept: Collection[str]) -> float | None:
         """The same on the feeds that the search does not see; None where there are none."""
-        return _worst(self._other, self.problem.held_out, kept) if self.problem.held_out else None
+        return _worst(self.problem.held_out, self._other.run(kept)) if self.problem.held_out else None
+
+    def leaves(self, kept: Collection[str]) -> bool:
+        """Whether something is still in low precision with these layers kept."""
+        return not self._lowered.issubset(kept)
+
+    @cached_property
+    def _lowered(self) -> frozenset[str]:
+        """Layers that the low precision itself changes, and not only the edits that it takes."""
+        layers = set(self.mixture.layers)
+        if self.problem.target.precision == "int8":
+            return frozenset(u.name for u in self.mixture.units if u.name in layers
+                             and any(piece.op == "DequantizeLinear" for piece in u.low))
+        return frozenset(layers)
 
     @cached_property
     def _other(self) -> Mixture:
@@ -123,5 +153,5 @@ def _arrays(values: Mapping[str, Value]) -> dict[str, np.ndarray]:
     return {n: to_numpy(v) for n, v in values.items() if is_tensor(v)}
 
 
-def _worst(mixture: Mixture, samples: Sequence[tuple[Feed, Goal]], kept: Collection[str]) -> float:
-    return max(goal.error(outputs) for outputs, (_, goal) in zip(mixture.run(kept), samples, strict=True))
+def _worst(samples: Sequence[tuple[Feed, Goal]], outputs: Sequence[Mapping[str, np.ndarray]]) -> float:
+    return max(goal.error(found) for found, (_, goal) in zip(outputs, samples, strict=True))

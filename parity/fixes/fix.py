@@ -53,8 +53,8 @@ class Fix:
         message: what was changed, in one sentence.
         kept: layers in higher precision.
         before: worst output error on the target without the fix, as a multiple of its limit.
-        after: the same with it; at most 1 passes.
-        passed: whether all outputs, and all judges asked for, are within tolerance.
+        after: the same with it.
+        passed: whether all outputs, and all judges asked for, are within tolerance, on held-out samples too.
         metric: what stands behind `before` and `after` in plain figures, e.g. "rel_l2 of logits 0.21 → 0.008".
         layers: of how many layers that could be kept.
         operations: share of all multiply-adds in higher precision.
@@ -63,12 +63,12 @@ class Fix:
         curve: layers kept against error, as far as it was tried.
         trials: runs of the emulator.
         runs: runs of the target.
-        held_out: the same as `after` on samples that the search did not see, on the emulator; None where there were
-            too few.
+        held_out: the same as `after` on samples that the search did not see; None where there were too few.
         latency_before: of the variant without the fix, on the target.
         latency_after: of the variant with it.
         words: the same decision in other tools' words, by tool.
         training: layers that quantisation-aware training should cover, as configuration by tool; where no fix passes.
+        file: path of the model with it; empty where that was not written.
     """
 
     strategy: str
@@ -90,3 +90,4 @@ class Fix:
     latency_after: Latency | None = None
     words: Mapping[str, str] = field(default_factory=dict)
     training: Mapping[str, str] = field(default_factory=dict)
+    file: str = ""

@@ -89,18 +89,21 @@ def ranked(groups: Sequence[Group], prices: Mapping[str, float]) -> list[Group]:
     return sorted(groups, key=price, reverse=True)
 
 
-def plan_with(plan: PrecisionPlan, model: Model, layers: Collection[str], precision: Precision) -> PrecisionPlan:
+def plan_with(plan: PrecisionPlan, model: Model, flat: Model, layers: Collection[str],
+              precision: Precision) -> PrecisionPlan:
     """The plan with some layers, the nodes inside of them, and what computes their constants, in higher precision.
 
     Args:
         plan: of the variant.
         model: functions inlined, of the same nodes; layers may lie inside its bodies.
-        layers: first outputs.
+        flat: the same with branches inlined, where the nodes inside an If are layers of their own.
+        layers: first outputs of the flat model's nodes.
         precision: what to keep them in.
     """
     makers = {name: node for node in all_nodes(model.graph) for name in node.outputs}
-    kept = set(layers)
-    stack = [makers[layer] for layer in layers]
+    inlined = {name for name in layers if makers[name].op == "If" and flat.graph.producer[name].op != "If"}
+    kept = {makers[layer].outputs[0] for layer in layers}
+    stack = [makers[layer] for layer in layers if layer not in inlined]
     while stack:
         node = stack.pop()
         kept.update(n.outputs[0] for body in node.subgraphs.values() for n in all_nodes(body) if n.outputs)

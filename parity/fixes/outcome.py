@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,6 +10,8 @@ import numpy as np
 from parity.backends.base import Session
 from parity.fixes.attempt import Attempt
 from parity.fixes.fix import Fix
+from parity.fixes.problem import Problem
+from parity.fixes.recipe import Recipe
 from parity.precision.variant import Variant
 
 
@@ -29,22 +31,30 @@ class Solution:
     attempt: Attempt
     session: Session
 
+    @property
+    def recipe(self) -> Recipe:
+        """From which the variant can be made again."""
+        made = self.attempt
+        return Recipe(self.variant.plan, made.model, made.settings, made.formulas, made.rescaled)
+
 
 @dataclass(frozen=True)
 class Outcome:
     """What mending came to.
 
     Attributes:
+        problem: as it was judged, with what FP32 runs differ by allowed for.
         before: the variant's worst output error on the target, as a multiple of its limit.
         floor: the same of the model in FP32 on the target.
-        outputs: the variant's on the first judged feed.
+        outputs: the variant's on every judged feed.
         solutions: what was tried on the target, the best first; none where the variant passes as it is.
         prices: what each layer alone in low precision does to the outputs (relative L2), where that was found out.
     """
 
+    problem: Problem
     before: float
     floor: float
-    outputs: Mapping[str, np.ndarray]
+    outputs: Sequence[Mapping[str, np.ndarray]]
     solutions: tuple[Solution, ...]
     prices: Mapping[str, float] = field(default_factory=dict)
 
@@ -56,9 +66,9 @@ def ranked(solutions: list[Solution], before: float) -> list[Solution]:
         solutions: in the order in which they were tried.
         before: the error without any; what is worse is left out, but where all are, of which the least bad is told.
     """
-    def key(solution: Solution) -> tuple[bool, float]:
+    def key(solution: Solution) -> tuple[bool, float, bool]:
         fix = solution.fix
-        return not fix.passed, len(fix.kept) if fix.passed else fix.after
+        return not fix.passed, len(fix.kept) if fix.passed else fix.after, not fix.training
 
     best: dict[str, Solution] = {}
     for solution in sorted(solutions, key=key):

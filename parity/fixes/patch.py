@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from parity.graph.model import Model
+
+
+@dataclass(frozen=True)
+class Magnitudes:
+    """How large tensors are, beside what a format holds: what a rescaling is made from.
+
+    Attributes:
+        largest: the greatest magnitude of each tensor that was looked at.
+        limit: the largest number that the format holds.
+    """
+
+    largest: Mapping[str, float] = field(repr=False)
+    limit: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,9 +33,13 @@ class Patch:
         message: what was changed, in one sentence.
         tensors: the original tensors that it is about.
         model: the edited model, flat.
+        formulas: that were rewritten, as `rewrite.PATTERNS` names them.
+        rescaled: what a rescaling was made from.
     """
 
     strategy: str
     message: str
     tensors: tuple[str, ...]
     model: Model
+    formulas: tuple[str, ...] = ()
+    rescaled: Magnitudes | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -14,8 +15,10 @@ from parity.analysis.goal import Goal
 from parity.analysis.noise import noise
 from parity.analysis.tolerance import DEFAULTS, Tolerance
 from parity.backends.base import Feed, RunOptions
+from parity.errors import UsageError
 from parity.graph.batch import batch_of
 from parity.graph.executor import Executor
+from parity.graph.flatten import inline_functions
 from parity.graph.model import Model
 from parity.graph.ops.call import is_tensor, to_numpy
 from parity.graph.survey import survey
@@ -23,9 +26,11 @@ from parity.precision.calibration import Calibration
 from parity.precision.plan import Precision
 from parity.targets import Target
 
-# Rows, or feeds, to search on: fewer, and the search learns which errors happen to cancel on them.
-_ENOUGH = 8
-_ROWS = 32
+# From so many rows, or feeds, on, half of them are held out. With fewer either half would be a handful, on which errors
+# happen to cancel, or not.
+_SPLIT = 8
+# No more feeds, or rows of one feed, on either side: they would make every trial dearer and hardly change it.
+_FEEDS, _ROWS = 8, 32
 
 
 @dataclass(frozen=True)
@@ -136,33 +141,50 @@ def problem_of(model: Model, target: Target, feeds: Sequence[Feed], calibration:
         FeedError: a calibration sample does not fit the model.
     """
     surveyed = survey(model, feeds[0], options.seed)
-    rows = _rows(model, feeds, demand.labels)
-    searched, held_out = _divided(rows, calibration)
+    whole, flat = inline_functions(model), surveyed.flat
+    branches = any(node.op == "If" for node in whole.graph.nodes)
+    searched, held_out = _divided(_rows(model, feeds, demand.labels), calibration)
     tolerance = demand.tolerance or DEFAULTS[target.precision]
-    right = {id(feeds[0]): surveyed.outputs}
+    right: dict[int, Mapping[str, np.ndarray]] = {id(feeds[0]): surveyed.outputs}
 
     def with_goals(chosen: Sequence[_Sample]) -> list[tuple[Feed, Goal]]:
         labelled = demand.labels is None or all(labels is not None for _, labels in chosen)
         found = []
         for feed, labels in chosen:
-            right[id(feed)] = right.get(id(feed)) or _outputs(surveyed.flat, feed, options.seed)
+            if id(feed) not in right:
+                right[id(feed)] = outputs_of(whole if branches else flat, feed, options.seed)
             found.append((feed, Goal(right[id(feed)], {}, tolerance, demand.judges if labelled else (),
                                      demand.task_limits if labelled else {}, labels)))
         return found
 
-    own = replace(Calibration.of_feeds(model, feeds, indicative=True), source="this run's inputs")
+    def on_our_branch(samples: list[tuple[Feed, Goal]]) -> list[tuple[Feed, Goal]]:
+        """Those on which the flat model is the user's: it has the branches that the first feed takes, no others."""
+        return [s for s in samples if not branches or _equal(outputs_of(flat, s[0], options.seed), s[1].reference)]
+
     judged = with_goals([(feed, demand.labels) for feed in feeds])
-    return Problem(model, surveyed.flat, target, judged, with_goals(searched),
-                   with_goals(held_out), calibration or own, limits, options, folder, weights)
+    searched_on, unseen = on_our_branch(with_goals(searched)), on_our_branch(with_goals(held_out))
+    own = replace(Calibration.of_feeds(model, feeds, indicative=True), source="this run's inputs")
+    return Problem(model, flat, target, judged, searched_on or judged[:1], unseen if searched_on else [],
+                   calibration or own, limits, options, folder, weights)
 
 
 def allowing_for_noise(problem: Problem) -> Problem:
     """The same with limits raised, as `parity compare` raises them, where correct FP32 runs of the model differ.
 
-    Only worth its five runs where the limits are tight.
+    Only worth its runs (one in FP64, `noise.RUNS` in FP32) where limits are tight.
+
+    Raises:
+        UsageError: FP32 itself does not keep to the user's own limit; says how far it is off.
     """
     feed, goal = problem.judged[0]
     spread = noise(problem.flat, feed, goal.reference, problem.options.seed)
+    limit = goal.tolerance.limits.get("rel_l2", math.inf)
+    real = {name: distance for name, distance in spread.items() if goal.reference[name].dtype.kind not in "biu"}
+    worst = max(real, key=lambda name: real[name], default="")
+    if worst and real[worst] > limit and not goal.tolerance.precision:
+        raise UsageError(f"the tolerance cannot be met: correct FP32 runs of the model are up to {real[worst]:.2g} "
+                         f"(relative L2) from FP64 in output {worst!r}, beyond rel_l2={limit:g}",
+                         "Give a --tolerance beyond that.")
     judged, searched, held_out = ([(f, replace(g, noise=spread)) for f, g in samples]
                                   for samples in (problem.judged, problem.searched, problem.held_out))
     return replace(problem, judged=judged, searched=searched, held_out=held_out)
@@ -171,18 +193,19 @@ def allowing_for_noise(problem: Problem) -> Problem:
 _Sample = tuple[Feed, np.ndarray | None]
 
 
-def _outputs(flat: Model, feed: Feed, seed: int) -> dict[str, np.ndarray]:
+def outputs_of(flat: Model, feed: Feed, seed: int) -> dict[str, np.ndarray]:
+    """What the model makes of a feed, on the executor."""
     return {n: to_numpy(v) for n, v in Executor(flat, seed=seed).run(feed).items() if is_tensor(v)}
 
 
 def _rows(model: Model, feeds: Sequence[Feed], labels: np.ndarray | None) -> list[list[_Sample]]:
     """The user's feeds in two halves that share no row: of one feed of many rows its rows, else whole feeds."""
     batch = batch_of(model, feeds[0]) if len(feeds) == 1 else None
-    if batch is not None and batch.size >= 2 * _ENOUGH:
+    if batch is not None and batch.size >= _SPLIT:
         halves = [list(range(start, batch.size, 2))[:_ROWS] for start in (0, 1)]
         return [[(batch.take(feeds[0], half), None if labels is None else labels[half])] for half in halves]
-    if len(feeds) >= 2 * _ENOUGH:
-        return [[(feed, labels) for feed in feeds[start::2][:_ENOUGH]] for start in (0, 1)]
+    if len(feeds) >= _SPLIT:
+        return [[(feed, labels) for feed in feeds[start::2][:_FEEDS]] for start in (0, 1)]
     return [[(feed, labels) for feed in feeds], []]
 
 
@@ -193,11 +216,13 @@ def _divided(rows: Sequence[Sequence[_Sample]], calibration: Calibration | None,
     if held_out or calibration is None or calibration.indicative:
         return searched, held_out
     unseen = (feed for feed in calibration if not any(_equal(feed, other) for other, _ in searched))
-    more: list[_Sample] = [(feed, None) for feed in islice(unseen, 2 * _ENOUGH)]
-    if len(more) < 2 * _ENOUGH:
-        return [*searched, *more[:_ENOUGH]], []
-    return [*searched, *more[0::2]][:_ENOUGH + 1], more[1::2]
+    more: list[_Sample] = [(feed, None) for feed in islice(unseen, 2 * _FEEDS)]
+    count = len(searched) + len(more)
+    half = min(len(more), count // 2) if count >= _SPLIT else 0
+    turns = [*more[1::2], *more[0::2]]  # a folder may be sorted by class
+    return [*searched, *turns[half:]], turns[:half]
 
 
 def _equal(one: Feed, other: Feed) -> bool:
-    return one.keys() == other.keys() and all(np.array_equal(one[name], other[name]) for name in one)
+    return one.keys() == other.keys() and all(
+        np.array_equal(one[n], other[n], equal_nan=one[n].dtype.kind in "fc") for n in one)

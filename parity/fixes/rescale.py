@@ -16,7 +16,7 @@ from onnx import NodeProto, TensorProto, helper
 
 from parity.fixes.edits import GraphEdit
 from parity.fixes.homogeneous import Kind, role_of
-from parity.fixes.patch import Patch
+from parity.fixes.patch import Magnitudes, Patch
 from parity.fixes.scaled import RULES
 from parity.graph.constants import constant_values
 from parity.graph.graph import Node
@@ -58,7 +58,7 @@ def rescales(model: Model, largest: Mapping[str, float], limit: float) -> list[P
     powers = f"2^{min(held.values())}" + (f" to 2^{max(held.values())}" if len(set(held.values())) > 1 else "")
     message = (f"{len(held)} of the {len(beyond)} tensors beyond {limit / _MARGIN:g} are computed divided by {powers} "
                f"(the largest, {top!r}, reaches {beyond[top]:.3g}), and what follows takes the factor back.")
-    return [Patch("rescale", message, tuple(held), edited)]
+    return [Patch("rescale", message, tuple(held), edited, rescaled=Magnitudes(dict(largest), limit))]
 
 
 class Rescaling:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -74,7 +74,17 @@ def rewrites(model: Model) -> list[Patch]:
 def _patch(model: Model, found: dict[str, Pattern], kinds: Sequence[Pattern]) -> Patch:
     counts = Counter(found.values())
     parts = [f"{p.before} becomes {p.after}" + (f" ({counts[p]} times)" if counts[p] > 1 else "") for p in kinds]
-    return Patch("rewrite", "; ".join(parts) + ".", tuple(found), model)
+    return Patch("rewrite", "; ".join(parts) + ".", tuple(found), model, tuple(p.before for p in kinds))
+
+
+def rewritten(model: Model, formulas: Collection[str]) -> Model:
+    """The model with some kinds of formula rewritten, as a patch of `rewrites` that names them has it.
+
+    Args:
+        model: flat.
+        formulas: named as in PATTERNS.
+    """
+    return _rewritten(model, [p for p in PATTERNS if p.before in formulas])[0]
 
 
 def _rewritten(model: Model, patterns: Sequence[Pattern]) -> tuple[Model, dict[str, Pattern]]:

@@ -7,7 +7,6 @@ onnxconverter-common 1.16, Model Optimizer 0.23 to 0.46, trtexec and Polygraphy 
 from __future__ import annotations
 
 import json
-import re
 import shlex
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -15,12 +14,27 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import PurePath
 
+from onnx import TensorProto
+
+from parity.fixes.preparing import (
+    freed,
+    listed,
+    named,
+    outputs_apart,
+    own_weights,
+    patterns,
+    quoted,
+    raised,
+    real_tensors,
+    typed,
+    widening,
+)
 from parity.graph.flatten import inline_functions
 from parity.graph.graph import Node
 from parity.graph.model import Model
-from parity.precision.elements import REALS, TypedGraph, read_types
+from parity.precision.elements import read_types
 from parity.precision.plan import Precision, all_nodes
-from parity.precision.prepare import FUSED_CONV
+from parity.precision.prepare import FUSED_CONV, HALF_OPSET, PER_CHANNEL_OPSET, QDQ_OPSET
 from parity.precision.quantize import QuantizeSettings
 
 _TRT_TYPES: Mapping[Precision, str] = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16", "int8": "int8"}
@@ -85,12 +99,7 @@ class _Decision:
     @cached_property
     def real(self) -> set[str]:
         """Tensors in floating point, those of sub-graphs included."""
-        return _real_tensors(read_types(inline_functions(self.model)))
-
-    @property
-    def source(self) -> str:
-        """The file that the tool reads: with names for all nodes."""
-        return self.beside("named.onnx") if self.renames else self.path
+        return real_tensors(read_types(inline_functions(self.model)))
 
     def beside(self, ending: str) -> str:
         """A file beside the model's, with another ending."""
@@ -113,48 +122,56 @@ class _Decision:
                        for n in self.kept if n not in known]
 
 
-def _naming(decision: _Decision) -> list[str]:
-    """Lines that name nodes as the lists here do."""
-    if not decision.renames:
-        return []
-    return ["import onnx", "",
-            "# Not every node has a name of its own, so each takes that of its first output.",
-            f"model = onnx.load({_quoted(decision.path)})",
-            "for node in model.graph.node:",
-            "    node.name = next(filter(None, node.output))",
-            f"onnx.save(model, {_quoted(decision.source)})", ""]
+def _prepared(decision: _Decision, before: Sequence[str] = (), after: Sequence[str] = ()) -> tuple[list[str], str]:
+    """Lines that bring the model into the form that a tool takes, and the file that it then reads.
 
-
-def _quoted(text: str) -> str:
-    """A Python literal, in double quotes."""
-    return json.dumps(text, ensure_ascii=False)
-
-
-def _listed(names: Iterable[str], indent: str = "    ") -> str:
-    """A Python list, one name a line."""
-    return "[\n" + "".join(f"{indent}    {_quoted(name)},\n" for name in names) + f"{indent}]"
-
-
-def _patterns(names: Iterable[str]) -> list[str]:
-    """Regular expressions that match these names and no others, from their start."""
-    return [f"{re.escape(name)}$" for name in names]
+    Args:
+        decision: what is to be said.
+        before: what must be done before nodes are named by their outputs.
+        after: what must be done then.
+    """
+    lines = [*before, *(named() if decision.renames else []), *after]
+    if not lines:
+        return [], decision.path
+    source = decision.beside("named.onnx" if decision.renames else "prepared.onnx")
+    return [f"model = onnx.load({quoted(decision.path)})", *lines, f"onnx.save(model, {quoted(source)})", ""], source
 
 
 def _onnxruntime(decision: _Decision) -> str:
     settings = decision.settings
     ops = list(settings.ops)
+    half = any(t.data_type == TensorProto.FLOAT16 for t in decision.model.graph.initializers.values())
+    steps = raised(decision.model, HALF_OPSET, "Scales in FP16 need") if half else (
+        raised(decision.model, PER_CHANNEL_OPSET, "Scales by channel need") if settings.per_channel else
+        raised(decision.model, QDQ_OPSET, "Q/DQ needs"))
+    prepared, source = _prepared(decision, [*(freed(decision.model) if steps else []), *steps])
+    method, ranges = _calibrated(settings)
+    imported = ", ".join([*(["CalibrationMethod"] if method else []), "QuantFormat", "QuantType", "quantize_static"])
     outputs = [] if settings.outputs else [f'        "OpTypesToExcludeOutputQuantization": {json.dumps(ops)},']
     return "\n".join([
-        *_naming(decision), "from onnxruntime.quantization import QuantFormat, QuantType, quantize_static", "",
+        *(["import onnx", "import onnx.version_converter"] if prepared else []),
+        f"from onnxruntime.quantization import {imported}", "", *prepared,
         *decision.unreached(decision.main), *_elsewhere(decision, ops), "quantize_static(",
-        f"    {_quoted(decision.source)},", f"    {_quoted(decision.beside('int8.onnx'))},",
-        "    calibration_data_reader,  # yours: a CalibrationDataReader", "    quant_format=QuantFormat.QDQ,",
+        f"    {quoted(source)},", f"    {quoted(decision.beside('int8.onnx'))},",
+        "    calibration_data_reader,  # yours: a CalibrationDataReader", "    quant_format=QuantFormat.QDQ,", *method,
         f"    op_types_to_quantize={json.dumps(ops)},",
-        f"    nodes_to_exclude={_listed(decision.labels(decision.main))},",
+        f"    nodes_to_exclude={listed(decision.labels(decision.main))},",
         f"    per_channel={settings.per_channel},", f"    reduce_range={settings.reduce_range},",
         "    activation_type=QuantType.QInt8,", "    weight_type=QuantType.QInt8,", "    extra_options={",
         '        "ActivationSymmetric": True,', '        "WeightSymmetric": True,', '        "QuantizeBias": False,',
-        '        "QDQDisableWeightAdjustForInt32Bias": True,', *outputs, "    },", ")"])
+        '        "QDQDisableWeightAdjustForInt32Bias": True,', *ranges, *outputs, "    },", ")"])
+
+
+def _calibrated(settings: QuantizeSettings) -> tuple[list[str], list[str]]:
+    """How ranges are found, as an argument of quantize_static and as extra options; its default is minmax."""
+    ranges = settings.ranges
+    if ranges.method == "percentile":
+        return (["    calibrate_method=CalibrationMethod.Percentile,"],
+                ['        "CalibTensorRangeSymmetric": True,', f'        "CalibPercentile": {ranges.percentile:g},'])
+    if ranges.method == "entropy":
+        return ([f"    # Of its 128 bins none can be left out, so this is minmax; here it had {ranges.entropy_bins}.",
+                 "    calibrate_method=CalibrationMethod.Entropy,"], [])
+    return [], []
 
 
 def _elsewhere(decision: _Decision, ops: Collection[str]) -> list[str]:
@@ -176,44 +193,51 @@ def _elsewhere(decision: _Decision, ops: Collection[str]) -> list[str]:
 def _model_optimizer(decision: _Decision) -> str:
     halves = set(decision.kept.values()) == {"fp16"}
     note = "# What is not quantised is all of one type here." if halves else "# Its default would be FP16 for these."
+    prepared, source = _prepared(decision)
     return "\n".join([
-        *_naming(decision), "from modelopt.onnx.quantization import quantize", "",
-        *decision.unreached(decision.main), "quantize(", f"    {_quoted(decision.source)},",
+        *(["import onnx"] if prepared else []), "from modelopt.onnx.quantization import quantize", "", *prepared,
+        *decision.unreached(decision.main), "quantize(", f"    {quoted(source)},",
         '    quantize_mode="int8",',
         "    calibration_data=calibration_data,  # yours: arrays by name of input",
         f"    op_types_to_quantize={json.dumps(decision.settings.ops)},",
         "    # Regular expressions, matched from the start of a node's name.",
-        f"    nodes_to_exclude={_listed(_patterns(decision.labels(decision.main)))},",
-        f"    {note}", f"    high_precision_dtype={_quoted('fp16' if halves else 'fp32')},",
-        f"    output_path={_quoted(decision.beside('int8.onnx'))},", ")"])
+        f"    nodes_to_exclude={listed(patterns(decision.labels(decision.main)))},",
+        f"    {note}", f"    high_precision_dtype={quoted('fp16' if halves else 'fp32')},",
+        f"    output_path={quoted(decision.beside('int8.onnx'))},", ")"])
 
 
 def _autocast(decision: _Decision) -> str:
+    prepared, source = _prepared(decision)
     return "\n".join([
-        *([] if decision.renames else ["import onnx"]), *_naming(decision),
-        "from modelopt.onnx.autocast import convert_to_mixed_precision", "",
+        "import onnx", "from modelopt.onnx.autocast import convert_to_mixed_precision", "", *prepared,
         *decision.unreached(decision.main),
         "# AutoCast fuses a LayerNormalization made of parts first: those of its nodes then have other names.",
-        "converted = convert_to_mixed_precision(", f"    {_quoted(decision.source)},",
-        f"    low_precision_type={_quoted(decision.low)},",
+        "converted = convert_to_mixed_precision(", f"    {quoted(source)},",
+        f"    low_precision_type={quoted(decision.low)},",
         "    # Regular expressions, matched from the start of a node's name.",
-        f"    nodes_to_exclude={_listed(_patterns(decision.labels(decision.main)))},",
+        f"    nodes_to_exclude={listed(patterns(decision.labels(decision.main)))},",
         '    data_max=float("inf"),  # or it keeps nodes whose values pass 512, too', "    keep_io_types=True,", ")",
-        f"onnx.save(converted, {_quoted(decision.beside(f'{decision.low}.onnx'))})"])
+        f"onnx.save(converted, {quoted(decision.beside(f'{decision.low}.onnx'))})"])
 
 
 def _converter(decision: _Decision) -> str:
-    named = [n for n in decision.nodes if n in decision.main or (n.proto.name and decision.names[n.proto.name] == 1)]
-    inner = [n.proto.name for n in named if n not in decision.main]
+    model = decision.model
+    reached = [n for n in decision.nodes if n in decision.main or (n.proto.name and decision.names[n.proto.name] == 1)]
+    inner = [n.proto.name for n in reached if n not in decision.main]
+    casts = [n for n in decision.labels(model.graph.producer[name] for name in widening(model))
+             if n not in decision.labels(decision.main)]
+    prepared, source = _prepared(decision, freed(model), [*typed(model, decision.real), *outputs_apart(model)])
+    own = own_weights(model)
     return "\n".join([
-        *([] if decision.renames else ["import onnx"]), *_naming(decision),
-        "from onnxconverter_common import float16", "",
-        *decision.unreached(named),
+        "import onnx", "from onnxconverter_common import float16", "", *prepared, *decision.unreached(reached),
+        *(["# It does not get right what is inside If, Loop and Scan: take the fixed file of this report instead."]
+          if any(n.subgraphs for n in model.graph.nodes) else []),
         "# Besides these, the operator types in float16.DEFAULT_OP_BLOCK_LIST stay in FP32.",
-        "converted = float16.convert_float_to_float16(", f"    onnx.load({_quoted(decision.source)}),",
-        "    keep_io_types=True,",
-        f"    node_block_list={_listed([*decision.labels(decision.main), *inner])},", ")",
-        f"onnx.save(converted, {_quoted(decision.beside('fp16.onnx'))})"])
+        *(["# It leaves Casts to FP32 as they are, so these must be among them."] if casts else []),
+        f"KEPT = {listed([*decision.labels(decision.main), *inner, *casts], '')}",
+        f"model = onnx.load({quoted(source)})", *own,
+        "converted = float16.convert_float_to_float16(model, keep_io_types=True, node_block_list=KEPT)",
+        f"onnx.save(converted, {quoted(decision.beside('fp16.onnx'))})"])
 
 
 def _trt_layers(decision: _Decision) -> tuple[list[tuple[Node, str]], list[str]]:
@@ -265,7 +289,7 @@ def _polygraphy(decision: _Decision) -> str:
     calibration = ["--calibration-cache", "calibration.cache"] if decision.low == "int8" else []
     command = ["polygraphy", "convert", decision.path, "-o", decision.beside("engine"), *_formats(decision),
                *calibration, "--precision-constraints", "obey", "--trt-network-postprocess-script", "keep.py"]
-    kept = [f"    {_quoted(name)}: trt.{_TRT_TYPES[decision.kept[node.outputs[0]]]}," for node, name in layers]
+    kept = [f"    {quoted(name)}: trt.{_TRT_TYPES[decision.kept[node.outputs[0]]]}," for node, name in layers]
     return "\n".join([_ONLY_10, f"# Save as keep.py, then: {shlex.join(command)}", *said, "import tensorrt as trt", "",
                       "KEPT = {", *kept, "}", _POSTPROCESS])
 
@@ -282,12 +306,6 @@ def postprocess(network):
             layer.precision = precision
             for i in real:
                 layer.set_output_type(i, precision)'''
-
-
-def _real_tensors(typed: TypedGraph) -> set[str]:
-    """Floating-point tensors of a graph and of the graphs in it."""
-    found = {name for name, element in typed.elements.items() if element in REALS}
-    return found.union(*(_real_tensors(body) for body in typed.bodies.values()))
 
 
 _TOOLS: Mapping[str, tuple[Sequence[Precision], Callable[[_Decision], str]]] = {

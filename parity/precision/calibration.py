@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import IO, TypeAlias
@@ -26,6 +27,26 @@ _Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
+class TensorRange:
+    """The range of one tensor that is to be quantised.
+
+    Attributes:
+        lowest: least value to represent.
+        highest: greatest value to represent.
+        dtype: the tensor's own: float16 or float32.
+    """
+
+    lowest: float
+    highest: float
+    dtype: np.dtype
+
+    @property
+    def usable(self) -> bool:
+        """Whether it is finite."""
+        return math.isfinite(self.lowest) and math.isfinite(self.highest)
+
+
+@dataclass(frozen=True)
 class Calibration:
     """Samples to observe ranges on; each iteration reads them anew, one at a time.
 
@@ -34,12 +55,14 @@ class Calibration:
         count: how many feeds there are.
         source: what they are, for people: "folder images, 12 samples".
         indicative: not the user's data, so that the ranges show what to expect and no more.
+        seen: ranges that were observed on these samples, by tensor, for every model and way to find them.
     """
 
     samples: Callable[[], Iterator[Feed]]
     count: int
     source: str
     indicative: bool = False
+    seen: dict[str, dict[str, TensorRange]] = field(default_factory=dict, compare=False, repr=False)
 
     def __iter__(self) -> Iterator[Feed]:
         return self.samples()

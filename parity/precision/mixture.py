@@ -8,7 +8,7 @@ an exchanged one is run again.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -98,11 +98,19 @@ class Mixture:
             values, _ = self._run(feed, frozenset(self.layers), _Base(frozenset()), hold=self._holds)
             self._bases.append(_Base(frozenset(self.layers), values if self._holds else {}))
 
-    def rebase(self, kept: Collection[str]) -> list[dict[str, np.ndarray]]:
-        """Start further runs from this one; returns the outputs for each feed."""
+    def rebase(self, kept: Collection[str],
+               when: Callable[[Sequence[Mapping[str, np.ndarray]]], bool] = lambda outputs: True,
+               ) -> list[dict[str, np.ndarray]]:
+        """Start further runs from this one, which spares what they share; returns the outputs for each feed.
+
+        Args:
+            kept: names of layers.
+            when: looks at the outputs; where it says no, further runs start where this one did.
+        """
         ran = [self._run(feed, frozenset(kept), base, hold=self._holds)
                for feed, base in zip(self.feeds, self._bases, strict=True)]
-        self._bases = [_Base(frozenset(kept), values if self._holds else {}) for values, _ in ran]
+        if when([outputs for _, outputs in ran]):
+            self._bases = [_Base(frozenset(kept), values if self._holds else {}) for values, _ in ran]
         return [outputs for _, outputs in ran]
 
     def run(self, kept: Collection[str]) -> list[dict[str, np.ndarray]]:

@@ -126,6 +126,13 @@ def _modern(model: Model) -> Model:
     return replace(model, proto=proto)
 
 
+def unfused(model: Model) -> Model:
+    """The same model without ONNX Runtime's FusedConv: each is taken apart, where the opset has what it is made of."""
+    if model.opsets.get("", 1) < _CLIP_INPUTS_OPSET:
+        return model
+    return _unfused(model, frozenset(n.outputs[0] for n in model.graph.nodes if n.op == FUSED_CONV))[0]
+
+
 def _unfused(model: Model, chosen: frozenset[str]) -> tuple[Model, frozenset[str]]:
     """The model with ONNX Runtime's FusedConv taken apart where it is to be quantised."""
     fused = [n for n in model.graph.nodes if n.op == FUSED_CONV and n.outputs[0] in chosen]

@@ -8,25 +8,28 @@ makes them independent of the order of the samples (left alone, ONNX Runtime add
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
-import math
 import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from tempfile import gettempdir
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 from onnx import helper
 
-from parity.errors import BackendFailed, BackendUnavailable, ParityError
+from parity.errors import BackendFailed, BackendUnavailable, OutputError, ParityError
 from parity.graph.executor import Executor
 from parity.graph.feeds import Feed
 from parity.graph.model import Model, shallow_copy, temporary_folder
 from parity.graph.ops.call import is_tensor, to_numpy
 from parity.precision.calibration import Calibration
+from parity.precision.calibration import TensorRange as TensorRange  # noqa: PLC0414 - it is made here
 
 Method: TypeAlias = Literal["minmax", "entropy", "percentile"]
+METHODS: tuple[Method, ...] = get_args(Method)
 
 
 @dataclass(frozen=True)
@@ -48,26 +51,6 @@ class RangeSettings:
     entropy_bins: int = 512
     percentile_bins: int = 2048
     memory: int = 512 * 2**20
-
-
-@dataclass(frozen=True)
-class TensorRange:
-    """The range of one tensor that is to be quantised.
-
-    Attributes:
-        lowest: least value to represent.
-        highest: greatest value to represent.
-        dtype: the tensor's own: float16 or float32.
-    """
-
-    lowest: float
-    highest: float
-    dtype: np.dtype
-
-    @property
-    def usable(self) -> bool:
-        """Whether it is finite."""
-        return math.isfinite(self.lowest) and math.isfinite(self.highest)
 
 
 @dataclass(frozen=True)
@@ -109,7 +92,7 @@ def first_run(model: Model, feed: Feed, names: Collection[str]) -> FirstRun:
 
 def observe(model: Model, calibration: Calibration, facts: Mapping[str, TensorFacts],
             settings: RangeSettings) -> dict[str, TensorRange]:
-    """The range of each tensor over all samples.
+    """The range of each tensor over all samples; what was observed of the same model before is not run again.
 
     Args:
         model: flat, as it is to be quantised.
@@ -121,20 +104,41 @@ def observe(model: Model, calibration: Calibration, facts: Mapping[str, TensorFa
         BackendUnavailable: there is no ONNX Runtime.
         BackendFailed: it cannot run the model.
         FeedError: a sample does not fit the model.
+        OutputError: the folder of temporary files is full, or cannot be written.
     """
-    with temporary_folder() as folder:
+    seen = calibration.seen.setdefault(f"{_digest(model)} {settings}", {})
+    missing = {n: f for n, f in facts.items() if n not in seen}
+    if missing:
+        seen.update(_observed(model, calibration, missing, settings))
+    return {n: seen[n] for n in facts}
+
+
+def _digest(model: Model) -> str:
+    """A hash of what decides a model's values: nodes, weights, and where those lie that are in other files."""
+    state = hashlib.blake2b()
+    graph = model.proto.graph
+    for part in (*graph.node, *(t for t in graph.initializer if not t.raw_data), *graph.sparse_initializer):
+        state.update(part.SerializeToString(deterministic=True))
+    for tensor in graph.initializer:
+        state.update(f"{tensor.name} {tensor.dims}".encode())
+        state.update(tensor.raw_data)
+    return f"{state.hexdigest()} {model.folder}"
+
+
+def _observed(model: Model, calibration: Calibration, facts: Mapping[str, TensorFacts],
+              settings: RangeSettings) -> dict[str, TensorRange]:
+    with _reported(), temporary_folder() as folder:
         path = Path(folder) / "model.onnx"
         _declared(model, facts).externalised(Path(folder)).save(path)
-        with _reported():
-            ranges = _extremes(path, calibration, facts)
-            if settings.method == "minmax":
-                return ranges
-            # A range of nothing or of infinity has no histogram.
-            spread = {n: r for n, r in ranges.items() if r.usable and max(-r.lowest, r.highest) > 0}
-            for group in _groups({n: facts[n] for n in spread}, settings.memory):
-                found = _thresholds(path, calibration, {n: spread[n] for n in group}, settings)
-                # A percentile of a tensor that is almost everywhere 0 may be 0, which no scale stands for.
-                ranges.update({n: r for n, r in found.items() if max(-r.lowest, r.highest) > 0})
+        ranges = _extremes(path, calibration, facts)
+        if settings.method == "minmax":
+            return ranges
+        # A range of nothing or of infinity has no histogram.
+        spread = {n: r for n, r in ranges.items() if r.usable and max(-r.lowest, r.highest) > 0}
+        for group in _groups({n: facts[n] for n in spread}, settings.memory):
+            found = _thresholds(path, calibration, {n: spread[n] for n in group}, settings)
+            # A percentile of a tensor that is almost everywhere 0 may be 0, which no scale stands for.
+            ranges.update({n: r for n, r in found.items() if max(-r.lowest, r.highest) > 0})
     return ranges
 
 
@@ -163,6 +167,9 @@ def _reported() -> Iterator[None]:
                                  "pip install 'parity[cpu]'") from error
     except ParityError:
         raise
+    except OSError as error:
+        raise OutputError(f"the model cannot be put into {gettempdir()} for calibration ({error.strerror or error})",
+                          "Free space there, or set TMPDIR to another folder.") from error
     except Exception as error:  # ONNX Runtime's own have no common base
         raise BackendFailed(f"ONNX Runtime cannot run the model for calibration: {str(error).splitlines()[0]}",
                             "Check that the model runs: parity compare MODEL -c onnxruntime.") from error

@@ -48,8 +48,8 @@ def figures(fix: Fix) -> list[tuple[str, str]]:
     rows = [("error", change(fix) + behind)]
     if fix.held_out is not None:
         beyond = ": beyond it" if not fix.held_out <= 1 else ""
-        rows.append(("on other samples", (f"{words.number(fix.held_out)} of the limit{beyond} (emulated, on samples "
-                                          "that the search did not see)")))
+        rows.append(("on other samples", (f"{words.number(fix.held_out)} of the limit{beyond} (on samples that the "
+                                          "search did not see)")))
     if fix.kept:
         rows.append(("kept", (f"{keeping(fix)}: {fix.operations:.1%} of the multiply-adds, {fix.bytes:.1%} of the "
                               f"weight bytes, {casts(fix.casts)}")))

@@ -35,8 +35,6 @@ def test_errors_are_those_of_the_variant(make: type, target: Target, data: st.Da
     """Whatever layers are kept, the error is that of a variant made anew with them in higher precision."""
     emulation = emulation_of(make(), target)
     kept = data.draw(st.lists(st.sampled_from(emulation.mixture.layers), unique=True))
-    if make is branching and "i" in kept:
-        kept = list(dict.fromkeys([*kept, "up", "down"]))  # a kept If keeps what is in its branches
     if target is INT8 and {"a", "c", "e", "y"} <= set(kept):
         kept.remove("a")  # or nothing is left to quantise
     ran = Executor(variant_of(emulation.problem, emulation.attempt, kept).model)

@@ -89,12 +89,15 @@ def test_touching_finds_makers_and_readers() -> None:
 def test_the_plan_takes_along_what_belongs_to_a_layer() -> None:
     """Keeping an If keeps the nodes in its branches, and what computes a kept layer's constants stays with it."""
     model = Model.from_proto(branching())
-    plan = plan_with(plan_for(model, "fp16"), model, ["i"], "fp32")
+    plan = plan_with(plan_for(model, "fp16"), model, model, ["i"], "fp32")
     assert {n for n, p in plan.nodes.items() if p == "fp32"} == {"i", "up", "down", "neg"}
-    inner = plan_with(plan_for(model, "fp16"), model, ["up"], "fp32")
+    flat = problem(branching(), FP16, Path()).flat
+    merged = plan_with(plan_for(model, "fp16"), model, flat, ["down", "i"], "fp32")
+    assert {n for n, p in merged.nodes.items() if p == "fp32"} == {"i", "down"}  # its Identity, and not its branches
+    inner = plan_with(plan_for(model, "fp16"), model, model, ["up"], "fp32")
     assert {n for n, p in inner.nodes.items() if p == "fp32"} == {"up"}
     nodes = [helper.make_node("Mul", ["k", "k"], ["square"]), helper.make_node("Sqrt", ["square"], ["root"]),
              helper.make_node("Add", ["x", "root"], ["y"])]
     computed = Model.from_proto(proto_of(nodes, [X], weights={"k": np.float32(3)}))
-    kept = plan_with(plan_for(computed, "fp16"), computed, ["y"], "fp32")
+    kept = plan_with(plan_for(computed, "fp16"), computed, computed, ["y"], "fp32")
     assert set(kept.nodes.values()) == {"fp32"}

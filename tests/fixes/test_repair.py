@@ -12,11 +12,11 @@ from parity.analysis.tolerance import Tolerance
 from parity.errors import UsageError
 from parity.fixes.attempt import Emulation
 from parity.fixes.outcome import Outcome, Solution
-from parity.fixes.problem import Limits, Problem
+from parity.fixes.problem import Limits, Problem, outputs_of
 from parity.fixes.repair import repair
 from parity.targets import Target
 from tests.builders import declared, node, proto_of
-from tests.fixes.cases import INT8, branching, cancelling, outlier, problem, weights
+from tests.fixes.cases import INT8, branching, cancelling, outlier, problem, rows, weights
 
 EMULATED = Target("pytorch", "", "fp16")
 
@@ -140,3 +140,33 @@ def test_layers_are_kept_in_fp16_where_that_is_enough(tmp_path: Path) -> None:
     fix = outcome.solutions[0].fix
     assert fix.passed
     assert {k.precision for k in fix.kept} == {"fp16"}
+
+
+def test_what_misses_on_unseen_samples_does_not_pass(tmp_path: Path) -> None:
+    """What is within the limit on the judged samples alone is no fix: not saved, and told as what it is."""
+    found = problem(outlier(), INT8, tmp_path)
+    louder = {"x": 4 * rows(16, 7)["x"]}  # beyond the ranges that were calibrated
+    goal = replace(found.judged[0][1], reference=outputs_of(found.flat, louder, 0))
+    outcome, saved = mended(replace(found, held_out=[(louder, goal)]))
+    fix = outcome.solutions[0].fix
+    assert saved == []
+    assert fix.after <= 1 < (fix.held_out or 0)
+    assert not fix.passed
+    assert f"at {fix.held_out:.3g} times the limit on those held out" in fix.message
+
+
+def test_one_trial_is_one(tmp_path: Path) -> None:
+    """With a single run of the emulator allowed, that is the variant as it is, and nothing else is tried."""
+    limits = Limits(trials=1, extra=0)
+    outcome, saved = mended(problem(outlier(), INT8, tmp_path, limits=limits, tolerance=Tolerance({"rel_l2": 1e-3})))
+    assert saved == []
+    assert [(s.fix.trials, s.fix.runs, s.fix.kept) for s in outcome.solutions] == [(1, 2, ())]
+
+
+@pytest.mark.parametrize("share", [0.0, 0.2, 0.26, 1.0])
+def test_no_more_layers_are_kept_than_allowed(share: float, tmp_path: Path) -> None:
+    """The share of layers is an upper bound, down to none; of four layers all are never kept."""
+    outcome, _ = mended(problem(outlier(), INT8, tmp_path, limits=Limits(kept=share),
+                                tolerance=Tolerance({"rel_l2": 3e-3})))
+    assert outcome.solutions
+    assert all(len(s.fix.kept) <= min(3, int(4 * share)) for s in outcome.solutions)

@@ -7,6 +7,7 @@ import re
 import shlex
 import sys
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,7 +24,8 @@ from parity.graph.feeds import load_feed
 from parity.graph.model import Model
 from parity.precision.calibration import Calibration
 from parity.precision.plan import Precision, plan_for, read_plan
-from parity.precision.quantize import WEIGHTED
+from parity.precision.quantize import WEIGHTED, QuantizeSettings
+from parity.precision.ranges import RangeSettings
 from parity.precision.variant import make_variant
 from tests.builders import declared, node, proto_of
 from tests.models import FIXTURES
@@ -199,7 +201,8 @@ def test_what_a_tool_cannot_be_told_is_said() -> None:
              node("Shape", ["b"], ["s"], name="shape"), node("Reshape", ["b", "s"], ["y"], name="reshape")]
     model = Model.from_proto(proto_of(nodes, [declared("x"), declared("yes", (), TensorProto.BOOL)]))
     found = words(model, dict.fromkeys(["t_inner", "t", "b", "s", "y", "from_function"], "fp32"), "fp16")
-    assert argument(found["onnxconverter-common"], "node_block_list") == ["if", "shape", "reshape", "t_neg"]
+    assert 'KEPT = [\n    "if",\n    "shape",\n    "reshape",\n    "t_neg",\n]' in found["onnxconverter-common"]
+    assert "inside If, Loop and Scan" in found["onnxconverter-common"]
     assert "# 't_inner' lies inside a sub-graph" in found["onnxconverter-common"]
     autocast = found["Model Optimizer AutoCast"]
     assert all(f"# {name!r} lies inside a sub-graph" in autocast for name in ("t_inner", "t"))
@@ -248,3 +251,75 @@ def test_what_onnxruntime_leaves_alone_is_said() -> None:
     text = words(model, {"n": "fp32"}, "int8")["ONNX Runtime quantize_static"]
     assert "quantises no com.microsoft::FusedConv" in text
     assert "quantises nothing inside If" in text
+
+
+def runs(path: str, feed: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+    """What ONNX Runtime makes of a model."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    found: list[np.ndarray] = session.run(None, dict(feed))
+    return found
+
+
+def awkward(opset: int) -> ModelProto:
+    """A Cast to FP32, a weight that two layers share, and an output that another layer reads."""
+    random = np.random.default_rng(0)
+    nodes = [node("MatMul", ["x", "w"], ["a"]), node("Cast", ["a"], ["b"], to=TensorProto.FLOAT),
+             node("Sigmoid", ["b"], ["c"]), node("MatMul", ["c", "w"], ["d"]), node("Max", ["d", "k"], ["e"]),
+             node("MatMul", ["e", "v"], ["f"]), node("Mul", ["f", "k"], ["y"])]
+    weights = {"w": random.normal(size=(8, 8)).astype(np.float32), "v": random.normal(size=(8, 4)).astype(np.float32),
+               "k": np.float32(0.5)}
+    return proto_of(nodes, [declared("x", ("N", 8))], [declared("y", ("N", 4)), declared("d", ("N", 8))], weights,
+                    opset=opset, ir=6 if opset < 13 else 10)
+
+
+FEED = {"x": np.random.default_rng(1).normal(size=(16, 8)).astype(np.float32)}
+PERCENTILE = QuantizeSettings(RangeSettings("percentile", percentile=99.5), reduce_range=True)
+
+
+@pytest.mark.parametrize("settings", [QuantizeSettings(), PERCENTILE, QuantizeSettings(RangeSettings("entropy"))])
+@pytest.mark.parametrize("opset", [11, 12, 13, 17, 21])
+def test_the_words_run_at_every_opset(opset: int, settings: QuantizeSettings, tmp_path: Path,
+                                      monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pasted as they are, they make INT8 and FP16 models that ONNX Runtime runs, in which the kept layer is FP32."""
+    monkeypatch.chdir(tmp_path)
+    onnx.save(awkward(opset), "model.onnx")
+    model = Model.load(Path("model.onnx"))
+    right = runs("model.onnx", FEED)
+    for low, tool in (("int8", "ONNX Runtime quantize_static"), ("fp16", "onnxconverter-common")):
+        text = words(model, {"d": "fp32"}, low, settings)[tool]  # type: ignore[arg-type]
+        reader = SimpleNamespace(get_next=partial(next, iter([FEED]), None))
+        exec(compile(text, "words", "exec"), {"calibration_data_reader": reader})  # noqa: S102
+        for one, other in zip(right, runs(f"model.{low}.onnx", FEED), strict=True):
+            assert np.linalg.norm(one - other) <= {"int8": 0.2, "fp16": 2e-3}[low] * np.linalg.norm(one)
+    assert quantised(onnx.load("model.int8.onnx")) == {"a", "f"}
+    named = Model.load(Path("model.fp16.onnx")).graph
+    kept = next(n for n in named.nodes if n.proto.name == "d")
+    assert {named.initializers[n].data_type for n in kept.inputs if n in named.initializers} == {TensorProto.FLOAT}
+
+
+def test_the_ranges_are_found_as_they_were() -> None:
+    """The method, its percentile and the bits of weights stand in the call; minmax is the tool's own default."""
+    model = Model.from_proto(awkward(17))
+    tool = "ONNX Runtime quantize_static"
+    text = words(model, {"d": "fp32"}, "int8", PERCENTILE)[tool]
+    assert "calibrate_method=CalibrationMethod.Percentile" in text
+    assert '"CalibPercentile": 99.5' in text
+    assert argument(text, "reduce_range") is True
+    assert "CalibrationMethod" not in words(model, {"d": "fp32"}, "int8")[tool]
+
+
+def test_weights_among_the_inputs_are_taken_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Models of the first IR versions list them there: the words make models that run all the same."""
+    monkeypatch.chdir(tmp_path)
+    proto = awkward(9)
+    proto.ir_version = 3
+    proto.graph.input.extend(declared(t.name, t.dims) for t in proto.graph.initializer)
+    onnx.save(proto, "model.onnx")
+    model = Model.load(Path("model.onnx"))
+    text = words(model, {"d": "fp32"}, "fp16")["onnxconverter-common"]
+    exec(compile(text, "words", "exec"), {})  # noqa: S102
+    assert len(runs("model.fp16.onnx", FEED)) == 2

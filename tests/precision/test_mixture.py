@@ -120,6 +120,9 @@ def test_where_it_starts_from_changes_nothing(model: Model, seed: int, data: st.
     kept = some(data, held.layers)
     before = held.run(kept)
     base = some(data, held.layers)
+    start = dict(held.base(0))
+    assert_same(held.rebase(base, lambda outputs: False)[0], held.run(base)[0])
+    assert all(held.base(0)[n] is value for n, value in start.items())
     assert_same(held.rebase(base)[0], held.run(base)[0])
     assert len(before) == 2
     for found, expected in zip(held.run(kept), before, strict=True):

@@ -65,7 +65,7 @@ def test_figures() -> None:
     rows = dict(repairs.figures(fix()))
     assert rows == {
         "error": "4.2 → 0.8 of its limit (rel_l2 of logits 0.0421 → 0.008)",
-        "on other samples": "0.84 of the limit (emulated, on samples that the search did not see)",
+        "on other samples": "0.84 of the limit (on samples that the search did not see)",
         "kept": "3 of 54 layers kept in FP32: 12.4% of the multiply-adds, 3.2% of the weight bytes, 4 Casts more",
         "latency": "12.1 ms (11.9 to 13) → 14.2 ms (14 to 15.1), 1.17 times",
         "tried": "23 runs of the emulator, 4 runs of the target"}
