@@ -13,19 +13,21 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from parity.analysis.attribute import pool
+from parity.analysis.portrait import reads_of
 from parity.analysis.tasks import propose
 from parity.backends.base import Feed, backend_of
 from parity.contenders import Contender, Request, contenders_of, feeds_of, load_labels
 from parity.environment import environment
 from parity.errors import ParityError
-from parity.examine import INTERRUPTED, Examined, Sample, examine, facts_of, reference_run, watching_notes
-from parity.examine import Options as Options  # noqa: PLC0414 - what `compare` takes is named here
+from parity.examine import Examined, examine, watching_notes
 from parity.fix import proposals
 from parity.fixes.problem import Demand
 from parity.graph.model import Model
 from parity.precision.calibration import Calibration
 from parity.report.assemble import with_energies, with_shares, worst_of
 from parity.report.record import Candidate, InputFacts, Reference, Report, Verdict
+from parity.sample import INTERRUPTED, Sample, facts_of, reference_run
+from parity.sample import Options as Options  # noqa: PLC0414 - what `compare` takes is named here
 from parity.targets import VARIANTS, Target
 
 
@@ -89,7 +91,7 @@ def compare(model: Model, contenders: Sequence[Contender], feeds: Sequence[Feed]
     return Report(
         _overall(candidates), facts_of(model, first.survey.flat), tuple(inputs), options.run.seed,
         environment(options.run), Reference(str(reference), "ok", first.seconds), candidates,
-        command=options.command, samples=len(feeds), partial=partial,
+        command=options.command, samples=len(feeds), partial=partial, reads=reads_of(first.survey.flat),
         proposals=() if options.judges else tuple(propose(first.outputs)))
 
 

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
+from parity.backends.base import backend_of
 from parity.backends.planted import Fault
-from parity.errors import FeedError, UsageError
+from parity.backends.trt import driver
+from parity.errors import BackendFailed, BackendUnavailable, FeedError, UsageError
 from parity.graph.dumps.dump import declared_dtypes, fitted, split_runner
 from parity.graph.dumps.read import holds_tensors, read_dump
 from parity.graph.feeds import Feed, load_arrays, load_feed, parse_shape, seeded_feed
@@ -18,7 +20,8 @@ from parity.report.record import InputFacts
 from parity.targets import VARIANTS, Target
 
 _DEFAULT = Target("onnxruntime")
-# What lower precision would do, where no hardware for it was named.
+_TENSORRT = tuple(Target("tensorrt", "", precision) for precision in ("fp32", "fp16", "int8"))
+# What lower precision would do, where there is no hardware for it.
 _FORECASTS = (Target("pytorch", "", "fp16"), Target("pytorch", "", "int8"))
 
 
@@ -83,8 +86,8 @@ def contenders_of(files: Sequence[Path], targets: Sequence[Target]) -> list[Cont
 
     Args:
         files: other models (.onnx), each run on every target, and files or folders of tensors.
-        targets: where to run; with none, a model runs on onnxruntime, and the reference also emulated in lower
-            precision, as a forecast.
+        targets: where to run; with none, a model runs on onnxruntime, and the reference also on TensorRT, or, where
+            that cannot run, emulated in lower precision, as a forecast.
 
     Raises:
         UsageError: a file of another kind.
@@ -101,8 +104,20 @@ def contenders_of(files: Sequence[Path], targets: Sequence[Target]) -> list[Cont
             raise UsageError(f"candidate file {path} is neither a model (.onnx) nor tensors (.npz, .npy, .safetensors, "
                              ".json or a folder of them)", "Give one of these, or a target with -c.")
     if not files:
-        found = [Contender(t) for t in targets] or [Contender(t, asked=False) for t in (_DEFAULT, *_FORECASTS)]
+        found = [Contender(t) for t in targets] or [Contender(t, asked=False) for t in _defaults()]
     return found
+
+
+def _defaults() -> tuple[Target, ...]:
+    return (_DEFAULT, *(_TENSORRT if _runs(_TENSORRT[0]) else _FORECASTS))
+
+
+def _runs(target: Target) -> bool:
+    """Whether a backend can run here; it is asked only where there is a GPU, in a process of its own."""
+    try:
+        return bool(driver.devices()) and bool(backend_of(target).devices())
+    except (BackendUnavailable, BackendFailed):
+        return False
 
 
 def feeds_of(model: Model, request: Request, seed: int) -> tuple[list[Feed], tuple[InputFacts, ...]]:

@@ -23,7 +23,7 @@ from tests.builders import CHAIN, CommandLine, Outcome, chain, declared, node, p
 from tests.models import FIXTURES
 
 PIPELINE = importlib.import_module("parity.compare")
-EXAMINATION = importlib.import_module("parity.examine")
+SAMPLE = importlib.import_module("parity.sample")
 HOSTILE = (
     "<script>alert(1)</script>", "it's \"quoted\" `so`", "emoji 🙂", "n" * 500, "\u202eright to left مرحبا",
     "new\nline\tand tab", "[red]bold[/red]", "\x1b[31mred\x1b[0m", "=1+1", "../../etc/passwd", "a,b;c", "%s{}", " ",
@@ -364,7 +364,7 @@ def test_interrupted_before_anything_was_measured(command: CommandLine, model: P
     def interrupted(*arguments: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(EXAMINATION, "survey", interrupted)
+    monkeypatch.setattr(SAMPLE, "survey", interrupted)
     outcome = command.compare(model)
     assert outcome.status == 2
     assert outcome.err.strip() == "parity: interrupted before the report was complete"

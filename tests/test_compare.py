@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from onnx import ModelProto, TensorProto
 
-from parity.backends.base import RunOptions
-from parity.backends.ort import OrtSession
+from parity.backends.base import Capture, RunOptions
+from parity.backends.ort import InProcess, OrtSession
 from parity.compare import Options, compare, compare_files
 from parity.contenders import Contender, Request
 from parity.errors import FeedError, ModelError, ParityError
@@ -19,6 +19,7 @@ from parity.graph.executor import Executor
 from parity.graph.feeds import load_feed, seeded_feed
 from parity.graph.model import Model
 from parity.graph.ops.call import to_numpy
+from parity.graph.survey import survey
 from parity.report.record import Candidate, Report
 from parity.targets import Target
 from tests.builders import CHAIN, X, Y, chain, declared, node, proto_of, saved
@@ -318,6 +319,37 @@ def test_the_outputs_are_those_of_the_unwatched_run(seed: int, monkeypatch: pyte
     candidate = compare(model, [Contender(ORT)], [feed], []).candidates[0]
     assert candidate.verdict == "parity"
     assert candidate.watching_moved_outputs == pytest.approx(0.5, rel=1e-5)
+
+
+@pytest.mark.parametrize("undone", [True, False])
+def test_what_watching_hides_is_searched_for(undone: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fault of the deployed run that watching undoes is named by marking a few tensors, or said not to be found."""
+    model = Model.from_proto(chain())
+    feed, _ = seeded_feed(model, 0)
+    session = InProcess().open(model, survey(model, feed).flat, ORT, RunOptions(threads=1))
+    sound = {n: v for chunk in session.watch(feed, CHAIN, {}) for n, v in chunk.items()}
+
+    def tampered(self: OrtSession, feed: Any, names: Any = ()) -> Capture:
+        """Tensors from "c" on are off, unless somebody looks at "b", or at anything."""
+        right = bool(names) if undone else "b" in names
+        shown = {n: v if right or n in ("a", "b") else 2 * v for n, v in sound.items() if n in (*names, "y")}
+        return Capture(shown, "1", "cpu", 0.1)
+
+    monkeypatch.setattr(OrtSession, "show", tampered)
+    monkeypatch.setattr(OrtSession, "run", tampered)
+    candidate = compare(model, [Contender(ORT)], [feed], []).candidates[0]
+    assert candidate.verdict == "divergence"
+    if undone:
+        assert candidate.first_bad is None
+        assert any("did not find the layer: every marking that was tried" in n for n in candidate.notes)
+        assert any("no layer is blamed" in n for n in candidate.notes)
+        return
+    assert candidate.first_bad is not None
+    assert (candidate.first_bad.tensor, candidate.first_bad.kind) == ("c", "implementation")
+    assert candidate.first_bad.accumulated is not None
+    assert candidate.first_bad.accumulated.rel_l2 == pytest.approx(1.0)
+    assert any("between 'a' and 'c'" in n for n in candidate.notes)
+    assert not any("no layer is blamed" in n for n in candidate.notes)
 
 
 def test_the_reference_that_cannot_run_is_an_error() -> None:

@@ -10,7 +10,7 @@ import pytest
 from onnx import ModelProto
 
 from parity.contenders import Request, contenders_of, feeds_of
-from parity.errors import FeedError, UsageError
+from parity.errors import BackendUnavailable, FeedError, UsageError
 from parity.graph.executor import Executor
 from parity.graph.model import Model
 from parity.graph.ops.call import to_numpy
@@ -29,6 +29,29 @@ def test_kinds_of_candidates(tmp_path: Path) -> None:
     assert [c.tensors for c in found] == [None, None, *dumps]
     with pytest.raises(UsageError, match=r"notes\.txt is neither a model .* nor tensors .*safetensors"):
         contenders_of([tmp_path / "notes.txt"], [])
+
+
+@pytest.mark.parametrize(("gpus", "refuses", "expected"), [
+    (1, False, ["onnxruntime", "tensorrt", "tensorrt:fp16", "tensorrt:int8"]),
+    (1, True, ["onnxruntime", "pytorch:fp16", "pytorch:int8"]),
+    (0, False, ["onnxruntime", "pytorch:fp16", "pytorch:int8"])])
+def test_tensorrt_is_a_default_where_it_runs(gpus: int, refuses: bool, expected: list[str],
+                                             monkeypatch: pytest.MonkeyPatch) -> None:
+    """With no target named, TensorRT runs beside ONNX Runtime, or else a forecast stands in for it."""
+    class TensorRt:
+        """Says what it is told to."""
+
+        def devices(self) -> list[str]:
+            """One, or why not."""
+            if refuses:
+                raise BackendUnavailable("too old a driver", "Update it.")
+            return ["cuda:0"]
+
+    monkeypatch.setattr("parity.contenders.driver.devices", lambda: ("a GPU",) * gpus)
+    monkeypatch.setattr("parity.contenders.backend_of", lambda target: TensorRt())
+    found = contenders_of([], [])
+    assert [str(c) for c in found] == expected
+    assert not any(c.asked for c in found)
 
 
 def test_a_folder_that_holds_the_inputs_is_fed_them(tmp_path: Path) -> None:

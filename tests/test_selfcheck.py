@@ -193,7 +193,7 @@ CHAIN = "a = MatMul(x, W) b = Relu(a) c = MatMul(b, W) second = Relu(c) y = MatM
 class WrongWhenOptimized(OnnxRuntime):
     """ONNX Runtime with a fault in all that it optimises."""
 
-    def open(self, model: Model, flat: Model, target: Target, options: RunOptions) -> Session:  # type: ignore[override]
+    def open(self, model: Model, flat: Model, target: Target, options: RunOptions) -> Session:
         """Plant the fault unless optimisation is off."""
         sides = (model, flat) if options.optimization == "off" else (FAULT.plant(model), FAULT.plant(flat))
         return super().open(*sides, replace(target, backend="onnxruntime"), options)
@@ -204,7 +204,7 @@ class WrongWhenRebuilt(OnnxRuntime):
 
     builds = 0
 
-    def open(self, model: Model, flat: Model, target: Target, options: RunOptions) -> Session:  # type: ignore[override]
+    def open(self, model: Model, flat: Model, target: Target, options: RunOptions) -> Session:
         """Plant the fault in every build but the first."""
         WrongWhenRebuilt.builds += 1
         sides = (model, flat) if WrongWhenRebuilt.builds == 1 else (FAULT.plant(model), FAULT.plant(flat))

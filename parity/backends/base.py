@@ -7,12 +7,14 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.metadata import entry_points
-from typing import Protocol
+from pathlib import Path
+from typing import Literal, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 
 from parity.errors import UsageError
 from parity.graph.model import Model
+from parity.graph.shapes import ShapeRange
 from parity.targets import Target
 
 Feed = Mapping[str, np.ndarray]
@@ -20,10 +22,44 @@ Feed = Mapping[str, np.ndarray]
 Chunk = Mapping[str, np.ndarray]
 
 
+def _patience() -> float:
+    asked = os.environ.get("PARITY_PATIENCE", "")
+    return float(asked) if asked.isdecimal() and int(asked) > 0 else 3600.0
+
+
 def _threads() -> int:
     asked = os.environ.get("OMP_NUM_THREADS", "")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return int(asked) if asked.isdecimal() and int(asked) > 0 else cores
+
+
+Watch: TypeAlias = Literal["outputs", "debug", "unfused"]
+
+
+@dataclass(frozen=True)
+class TensorRtOptions:
+    """How engines are built and watched; other runtimes have no use for it.
+
+    Attributes:
+        watch: how tensors are made visible: "outputs" marks them as outputs, "debug" and "unfused" have them shown
+            while the engine runs, those wanted or those that no fusion hides.
+        tf32: whether FP32 may be computed with ten bits of mantissa.
+        workspace: bytes of scratch memory that a layer may use; None for TensorRT's own limit.
+        builder_level: how long to search for fast kernels, 0 to 5; None for what `RunOptions.optimization` says.
+        timing_cache: a file of kernel timings to read and to add to.
+        engine: a serialized engine to run instead of one built here.
+        engines: the folder where engines are kept; None for the user's cache folder.
+        profiles: smallest, usual and largest shape of inputs; others have those of the run.
+    """
+
+    watch: Watch = "outputs"
+    tf32: bool = False
+    workspace: int | None = None
+    builder_level: int | None = None
+    timing_cache: Path | None = None
+    engine: Path | None = None
+    engines: Path | None = None
+    profiles: Mapping[str, ShapeRange] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -35,12 +71,17 @@ class RunOptions:
         threads: intra-op threads; OMP_NUM_THREADS, else as many as this process may use cores, unless said otherwise.
         seed: for runtimes with random operators.
         memory: bytes of tensors that a watched run may hold at a time.
+        patience: seconds that a runtime in a process of its own may take to answer, building included;
+            PARITY_PATIENCE, else an hour.
+        tensorrt: what only TensorRT heeds.
     """
 
     optimization: str = "all"
     threads: int = field(default_factory=_threads)
     seed: int = 0
     memory: int = 512 * 2**20
+    patience: float = field(default_factory=_patience)
+    tensorrt: TensorRtOptions = TensorRtOptions()
 
 
 @dataclass(frozen=True)
@@ -60,6 +101,47 @@ class Capture:
     seconds: float | None
 
 
+@dataclass(frozen=True)
+class CompiledLayer:
+    """One step of what a runtime made of the model.
+
+    Attributes:
+        name: as the runtime calls it.
+        kind: the runtime's word for what it does.
+        covers: first outputs of the ONNX nodes that it computes, or computes a part of.
+        reads: element types of its inputs and weights, "fp32", "fp16", "bf16", "fp8", "int8", …; indices and shapes
+            are left out.
+        writes: element types of its outputs, likewise.
+    """
+
+    name: str
+    kind: str
+    covers: tuple[str, ...] = ()
+    reads: tuple[str, ...] = ()
+    writes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """What a runtime made of the model for the plain run.
+
+    Attributes:
+        layers: its steps, in its order; none where it does not say.
+        notes: what a reader should know, in plain sentences: what was fused, or runs in another precision than asked.
+    """
+
+    layers: tuple[CompiledLayer, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@runtime_checkable
+class Compiles(Protocol):
+    """A session whose runtime compiles the model, and tells what came of it."""
+
+    def compiled(self) -> Compiled:
+        """What the last plain run ran."""
+
+
 class Session(Protocol):
     """One model, ready to run on one target."""
 
@@ -74,6 +156,19 @@ class Session(Protocol):
             names: tensors wanted; those that the runtime cannot show are left out.
             sizes: bytes of each tensor where known, to keep a stretch within `RunOptions.memory`.
         """
+
+    def show(self, feed: Feed, names: Collection[str]) -> Capture:
+        """Run as deployed, the whole model at once, with a few more of its tensors marked as outputs.
+
+        Args:
+            feed: the inputs.
+            names: tensors wanted among the outputs; those that the runtime cannot show are left out.
+        """
+
+
+def compiled_of(session: Session) -> Compiled:
+    """What a session's runtime made of the model for its last plain run; nothing where it does not say."""
+    return session.compiled() if isinstance(session, Compiles) else Compiled()
 
 
 class Backend(Protocol):
@@ -104,7 +199,11 @@ class Backend(Protocol):
 _BUILT_IN = {
     "pytorch": "parity.backends.pytorch:PyTorch",
     "onnxruntime": "parity.backends.ort:OnnxRuntime",
+    "tensorrt": "parity.backends.trt.session:TensorRt",
+    "tensorrt-rtx": "parity.backends.trt.session:TensorRtRtx",
 }
+# Those that may bring down the process that they run in, or keep memory that they were given.
+_ISOLATED = ("tensorrt", "tensorrt-rtx")
 
 
 def backend_names() -> tuple[str, ...]:
@@ -118,6 +217,10 @@ def backend_of(target: Target) -> Backend:
     Raises:
         UsageError: nobody knows this backend.
     """
+    if target.backend in _ISOLATED:
+        from parity.backends.isolate import isolated
+
+        return isolated(_BUILT_IN[target.backend], target.backend)
     if target.backend in _BUILT_IN:
         module, _, name = _BUILT_IN[target.backend].partition(":")
         backend: Backend = getattr(import_module(module), name)()

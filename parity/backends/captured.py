@@ -45,6 +45,10 @@ class CapturedSession:
         """All tensors of the file; those named like graph outputs are the outputs. `feed` made them, elsewhere."""
         return Capture(self.tensors, "", self._path.name, None)
 
+    def show(self, feed: Feed, names: Collection[str]) -> Capture:
+        """The same as `run`: what was not taken there cannot be shown here."""
+        return self.run(feed)
+
     def watch(self, feed: Feed, names: Collection[str], sizes: Mapping[str, int]) -> Iterator[Chunk]:
         """The wanted tensors, in one stretch."""
         yield {n: v for n, v in self.tensors.items() if n in names}

@@ -39,6 +39,6 @@ def latency_of(session: Session, feed: Feed) -> Latency:
     start = time.perf_counter()
     while len(seconds) < _RUNS and (len(seconds) < 3 or time.perf_counter() - start < _BUDGET):
         before = time.perf_counter()
-        session.run(feed)
-        seconds.append(time.perf_counter() - before)
+        taken = session.run(feed).seconds  # without the way to another process and back
+        seconds.append(time.perf_counter() - before if taken is None else taken)
     return Latency(statistics.median(seconds), min(seconds), max(seconds), len(seconds))

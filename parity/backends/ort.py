@@ -2,55 +2,72 @@
 
 from __future__ import annotations
 
+import os
 import time
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
+from onnx import NodeProto
 
-from parity.backends.base import Capture, Chunk, Feed, RunOptions
+from parity.backends.base import Capture, Chunk, Feed, RunOptions, Session
+from parity.backends.providers import CPU, PROVIDERS, absent, cannot_load, listening, placed, provider_of, requested
+from parity.backends.trt import driver
 from parity.errors import BackendFailed, BackendUnavailable
-from parity.graph.graph import Node
+from parity.graph.graph import Node, subgraph_protos
 from parity.graph.model import Model, temporary_folder
 from parity.targets import Target
 
-_PROVIDERS = {
-    "cpu": "CPUExecutionProvider",
-    "cuda": "CUDAExecutionProvider",
-    "tensorrt": "TensorrtExecutionProvider",
-}
-
 
 class OnnxRuntime:
-    """Runs models on ONNX Runtime's execution providers."""
+    """Runs models on ONNX Runtime's execution providers: on the CPU in this process, elsewhere in one of its own."""
 
     def devices(self) -> list[str]:
-        """The devices whose provider this build of ONNX Runtime holds (loading it may still fail).
+        """The devices whose provider this build of ONNX Runtime holds, where the driver shows a GPU for it.
+
+        That a provider's library loads is known only once a model is opened.
 
         Raises:
             BackendUnavailable: ONNX Runtime is not installed.
         """
         available = _import().get_available_providers()
-        return [device for device, provider in _PROVIDERS.items() if provider in available]
+        held = [device for device, provider in PROVIDERS.items() if provider in available]
+        try:
+            return held if held == ["cpu"] or driver.devices() else ["cpu"]
+        except BackendUnavailable:
+            return ["cpu"]
 
-    def open(self, model: Model, flat: Model, target: Target, options: RunOptions) -> OrtSession:
+    def open(self, model: Model, flat: Model, target: Target, options: RunOptions) -> Session:
         """Make a model ready to run.
 
         Raises:
             BackendUnavailable: no ONNX Runtime, no such device, or a precision that needs a variant of the model.
             BackendFailed: ONNX Runtime refuses the model.
         """
+        if provider_of(target.device or "cpu") == CPU and not may_crash(model):
+            return InProcess().open(model, flat, target, options)
+        from parity.backends.isolate import isolated
+
+        return isolated(f"{__name__}:{InProcess.__name__}").open(model, flat, target, options)
+
+
+class InProcess:
+    """ONNX Runtime in this very process, whatever the device."""
+
+    def open(self, model: Model, flat: Model, target: Target, options: RunOptions) -> OrtSession:
+        """Make a model ready to run; raises as `OnnxRuntime.open` does."""
         device = target.device or "cpu"
-        if device not in _PROVIDERS:
-            raise BackendUnavailable(f"onnxruntime has no device {device!r}", f"Known: {', '.join(_PROVIDERS)}.")
+        provider = provider_of(device)
         if target.precision != "fp32":
             raise BackendUnavailable(f"{target}: parity does not make {target.precision} variants yet",
                                      "Give the variant as a file: parity compare MODEL VARIANT.onnx.")
-        if device not in self.devices():
-            raise BackendUnavailable(
-                f"this build of onnxruntime has no {_PROVIDERS[device]}",
-                "Install onnxruntime-gpu: pip install 'parity[gpu]'.")
+        if provider not in _import().get_available_providers():
+            raise BackendUnavailable(f"this build of onnxruntime has no {provider}",
+                                     "pip uninstall onnxruntime, then pip install 'onnxruntime-gpu[cuda,cudnn]'")
         return OrtSession(model, flat, device, options)
 
 
@@ -67,24 +84,35 @@ class OrtSession:
             self._plain = self._session(str(model.path))
         else:
             self._plain = self._session(self._write(model.externalised(Path(self._folder.name)), "plain"))
-        # The watched run is cut into many small models that share one file of weights.
+        provider = provider_of(device)
+        self._placed = device if provider == CPU else placed(device, provider, _placement(self._plain))
         self._flat_source = flat
-        self._flat: Model | None = None
+
+    @cached_property
+    def _flat(self) -> Model:
+        """What is watched: cut into many small models that share one file of weights."""
+        return self._flat_source.externalised(Path(self._folder.name))
 
     def run(self, feed: Feed) -> Capture:
         """Run the model as deployed."""
-        names = [o.name for o in self._plain.get_outputs() if _showable(o.type)]
-        inputs = {i.name for i in self._plain.get_inputs()}
+        return self._captured(self._plain, feed)
+
+    def show(self, feed: Feed, names: Collection[str]) -> Capture:
+        """Run the model as deployed, with a few more outputs."""
+        marked = self._flat.watching(n for n in names if n in self._flat.graph.producer)
+        return self._captured(self._session(self._write(marked, "marked")), feed)
+
+    def _captured(self, session: Any, feed: Feed) -> Capture:
+        names = [o.name for o in session.get_outputs() if _showable(o.type)]
+        inputs = {i.name for i in session.get_inputs()}
         start = time.perf_counter()
-        values = self._call(self._plain, names, {n: v for n, v in feed.items() if n in inputs})
+        values = self._call(session, names, {n: v for n, v in feed.items() if n in inputs})
         seconds = time.perf_counter() - start
         outputs = {n: v for n, v in zip(names, values, strict=True) if isinstance(v, np.ndarray)}
-        return Capture(outputs, self._ort.__version__, self._device, seconds)
+        return Capture(outputs, self._ort.__version__, self._placed, seconds)
 
     def watch(self, feed: Feed, names: Collection[str], sizes: Mapping[str, int]) -> Iterator[Chunk]:
         """Run stretch by stretch, each fed with what the stretches before it gave."""
-        if self._flat is None:
-            self._flat = self._flat_source.externalised(Path(self._folder.name))
         model = self._flat
         wanted = frozenset(names) - model.constants
         values: dict[str, np.ndarray] = dict(feed)
@@ -112,17 +140,38 @@ class OrtSession:
             "extended": levels.ORT_ENABLE_EXTENDED, "all": levels.ORT_ENABLE_ALL}[self._options.optimization]
         options.intra_op_num_threads = self._options.threads
         options.log_severity_level = 4  # what matters arrives as an exception
-        provider = _PROVIDERS[self._device]
-        if self._device != "cpu":
-            options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         try:
-            session = self._ort.InferenceSession(path, options, providers=[provider])
+            return self._on_provider(path, options)
+        except BackendUnavailable:
+            raise
         except Exception as error:
             raise BackendFailed(f"onnxruntime refuses the model: {_first_line(error)}",
                                 "Check it with onnx.checker, or run `parity inspect MODEL`.") from error
-        if session.get_providers()[0] != provider:
-            raise BackendUnavailable(f"onnxruntime fell back from {provider} to {session.get_providers()[0]}",
-                                     "Check that the provider's libraries can be loaded (`ldd`).")
+
+    def _on_provider(self, path: str, options: Any) -> Any:
+        """A session on the device's provider and no other.
+
+        Shape arithmetic that ONNX Runtime itself puts on the CPU is not forbidden, as the option
+        session.disable_cpu_ep_fallback would do.
+        """
+        wanted = provider_of(self._device)
+        if wanted == CPU:
+            return self._ort.InferenceSession(path, options, providers=[wanted])
+        tf32 = self._options.tensorrt.tf32
+        if not tf32:
+            os.environ["NVIDIA_TF32_OVERRIDE"] = "0"  # for the providers that have no option of their own
+        providers = requested(self._device, tf32=tf32)
+        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+        lines: list[str] = []
+        try:
+            with listening(lines):
+                session = self._ort.InferenceSession(path, options, providers=providers, enable_fallback=0)
+        except Exception as error:
+            if cannot_load(lines):
+                raise absent(wanted, "none", lines) from error
+            raise
+        if session.get_providers()[0] != wanted:
+            raise absent(wanted, session.get_providers()[0], lines)
         return session
 
     def _write(self, model: Model, name: str) -> str:
@@ -139,6 +188,35 @@ class OrtSession:
             raise BackendFailed(f"onnxruntime fails while running: {_first_line(error)}",
                                 "Try `--optimization off`, or other inputs.") from error
         return values
+
+
+def may_crash(model: Model) -> bool:
+    """Whether ONNX Runtime may bring the process down with this model.
+
+    It does (1.31.1, on its first run) where a node leaves out an output that the operator's schema does not call
+    optional: one of Split's, say. Such a model passes onnx.checker.
+    """
+    return any(_lacks_output(node, model.opsets.get("" if node.domain == "ai.onnx" else node.domain, 1))
+               for graph in subgraph_protos(model.proto.graph) for node in graph.node)
+
+
+def _lacks_output(node: NodeProto, opset: int) -> bool:
+    if "" not in node.output or not onnx.defs.has(node.op_type, opset, node.domain):
+        return False
+    declared = onnx.defs.get_schema(node.op_type, opset, node.domain).outputs
+    kinds = [declared[min(i, len(declared) - 1)].option for i in range(len(node.output))]
+    return any(not name and kind != onnx.defs.OpSchema.FormalParameterOption.Optional
+               for name, kind in zip(node.output, kinds, strict=True))
+
+
+def _placement(session: Any) -> dict[str, int]:
+    """How many nodes each provider got; older versions of ONNX Runtime do not say."""
+    if not hasattr(session, "get_provider_graph_assignment_info"):
+        return {}
+    counts: Counter[str] = Counter()
+    for part in session.get_provider_graph_assignment_info():
+        counts[part.ep_name] += len(part.get_nodes())
+    return dict(counts)
 
 
 def _stretches(model: Model, sizes: Mapping[str, int], memory: int) -> Iterator[list[Node]]:

@@ -9,10 +9,13 @@ from dataclasses import replace
 import numpy as np
 
 from parity.analysis.attribute import Pooled
+from parity.analysis.cuts import Search
 from parity.analysis.localize import Divergence
+from parity.analysis.measure import Comparison
 from parity.analysis.outputs import OutputFinding, top1
 from parity.analysis.tasks import judge_tasks, within
 from parity.graph.graph import Node
+from parity.graph.model import Model
 from parity.report.record import Attribution, Candidate, FirstBad, Kind, Layer, TaskAccuracy, TaskResult
 
 
@@ -76,6 +79,42 @@ def first_bad_of(found: Divergence, kind: Kind) -> FirstBad:
     node = found.node
     return FirstBad(found.tensor, node.proto.name, node.op, found.index, kind, found.accumulated, found.local,
                     source_of(node))
+
+
+def first_bad_in(search: Search, flat: Model, watched: Mapping[str, Comparison | None], limit: float,
+                 ) -> FirstBad | None:
+    """The tensor to name where the deployed run was searched; None where nothing was found.
+
+    Args:
+        search: what came of it.
+        flat: the graph that was searched.
+        watched: every tensor of the watched run against the reference. One that is right there does not suffer from
+            its number format.
+        limit: relative L2 error up to which a tensor is right.
+    """
+    if search.region is None:
+        return None
+    tensor = search.region.wrong
+    node, beside = flat.graph.producer[tensor], watched.get(tensor)
+    kind: Kind = "precision" if beside is None or beside.rel_l2 > limit else "implementation"
+    return FirstBad(tensor, node.proto.name, node.op, node.index, kind, search.region.comparison, None, source_of(node))
+
+
+_FOUND = ("Watching changes the result by as much as the error itself, so a few tensors at a time were marked, in {} "
+          "runs: the deployed run goes wrong in {}, between {} and {!r}, which is off by {} (relative L2). The figures "
+          "of the layers are those of the watched run, which has another error.")
+_NOT_FOUND = "Marking a few tensors at a time, in {} runs, did not find the layer: {}."
+
+
+def region_note(search: Search) -> str:
+    """What came of searching the deployed run, in a sentence or two."""
+    region = search.region
+    if region is None:
+        return _NOT_FOUND.format(search.runs, search.reason)
+    nodes = [node.label for node in region.nodes]
+    named = ", ".join(nodes[:3]) + (f" and {len(nodes) - 3} more nodes" if len(nodes) > 3 else "")
+    error = "an unknown amount" if region.comparison is None else f"{region.comparison.rel_l2:.1e}"
+    return _FOUND.format(search.runs, named, ", ".join(map(repr, region.right)) or "the inputs", region.wrong, error)
 
 
 def source_of(node: Node) -> str | None:

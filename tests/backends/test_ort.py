@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,9 @@ import pytest
 from onnx import TensorProto
 
 from parity.backends.base import RunOptions
-from parity.backends.ort import OnnxRuntime, OrtSession
+from parity.backends.ort import InProcess, OnnxRuntime, OrtSession, may_crash
+from parity.backends.providers import CPU, placed
+from parity.backends.trt import driver
 from parity.errors import BackendFailed, BackendUnavailable
 from parity.graph.feeds import seeded_feed
 from parity.graph.model import Model
@@ -25,7 +28,7 @@ def session_of(proto: Any, memory: int = 2**30, level: str = "all", seed: int = 
     feed, _ = seeded_feed(model, 0)
     surveyed = survey(model, feed)
     options = RunOptions(level, 1, seed, memory)
-    return OnnxRuntime().open(model, surveyed.flat, Target("onnxruntime"), options), feed, surveyed
+    return InProcess().open(model, surveyed.flat, Target("onnxruntime"), options), feed, surveyed
 
 
 def chunks_of(proto: Any, names: tuple[str, ...], memory: int) -> list[set[str]]:
@@ -94,32 +97,126 @@ def test_the_seed_fixes_random_operators() -> None:
     assert not np.array_equal(drawn[0], drawn[2])
 
 
-def test_a_provider_that_falls_back_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the provider asked for is not the one that runs, there is no result."""
+# What onnxruntime-gpu 1.31.1 wrote on a machine without CUDA, while it took the CPU instead.
+LOADER = ("\x1b[1;31m2026-11-21 05:55:28.149803171 [E:onnxruntime:Default, provider_bridge_ort.cc:2458 operator()] "
+          "/onnxruntime_src/onnxruntime/core/session/provider_bridge_ort.cc:2043 onnxruntime::Provider& "
+          "onnxruntime::ProviderLibrary::Get() [ONNXRuntimeError] : 1 : FAIL : Failed to load library "
+          "/somewhere/onnxruntime/capi/libonnxruntime_providers_cuda.so with error: libcublasLt.so.13: cannot open "
+          "shared object file: No such file or directory\n\x1b[m\n")
+CUDA = "CUDAExecutionProvider"
+
+
+def refused(monkeypatch: pytest.MonkeyPatch, device: str, said: str, raised: str = "") -> BackendUnavailable:
+    """What opening gives where ONNX Runtime writes `said`, and then raises, or takes the CPU."""
     import onnxruntime
 
     real = onnxruntime.InferenceSession
 
-    def on_the_cpu(path: str, options: Any, providers: list[str]) -> Any:
-        assert options.get_session_config_entry("session.disable_cpu_ep_fallback") == "1"
+    def on_the_cpu(path: str, options: Any, providers: list[Any], enable_fallback: int) -> Any:
+        assert providers[-1] == (CUDA, {"device_id": "0", "use_tf32": "0"})
+        assert enable_fallback == 0
+        assert os.environ["NVIDIA_TF32_OVERRIDE"] == "0"
+        os.write(2, said.encode())
+        if raised:
+            raise RuntimeError(raised)
         return real(path, providers=["CPUExecutionProvider"])
 
-    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
-    monkeypatch.setattr(onnxruntime, "InferenceSession", on_the_cpu)
     model = Model.from_proto(chain())
-    with pytest.raises(BackendUnavailable, match="fell back from CUDAExecutionProvider to CPUExecutionProvider"):
-        OnnxRuntime().open(model, model, Target("onnxruntime", "cuda"), RunOptions())
+    with monkeypatch.context() as patch:
+        patch.setattr(onnxruntime, "get_available_providers", lambda: [CUDA, "TensorrtExecutionProvider"])
+        patch.setattr(onnxruntime, "InferenceSession", on_the_cpu)
+        patch.setenv("NVIDIA_TF32_OVERRIDE", "1")
+        with pytest.raises(BackendUnavailable) as caught:
+            InProcess().open(model, model, Target("onnxruntime", device), RunOptions())
+    assert "pip install" in caught.value.hint
+    return caught.value
 
 
-def test_a_device_that_this_build_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A known device without its provider says what to install."""
+def test_a_provider_that_falls_back_is_unavailable_in_the_loaders_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where another provider runs than was asked for there is no result, and the missing library is named."""
+    assert refused(monkeypatch, "cuda", LOADER).message == (
+        "onnxruntime cannot load CUDAExecutionProvider: libcublasLt.so.13: cannot open shared object file: "
+        "No such file or directory")
+    found = refused(monkeypatch, "tensorrt", LOADER.replace("cuda", "tensorrt"), "Please install TensorRT libraries")
+    assert found.message.startswith("onnxruntime cannot load TensorrtExecutionProvider: libcublasLt.so.13")
+    assert "tensorrt" in found.hint
+
+
+def test_a_provider_that_falls_back_without_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What else ONNX Runtime writes is quoted without time and place; nothing is made up where it is silent."""
+    said = "\x1b[0;93m2026-11-21 05:55:28.1 [W:onnxruntime:, x.cc:1 f] No device.\x1b[m\n"
+    found = refused(monkeypatch, "cuda", said)
+    assert found.message == f"onnxruntime fell back from {CUDA} to CPUExecutionProvider: No device."
+    assert refused(monkeypatch, "cuda", "").message == f"onnxruntime fell back from {CUDA} to CPUExecutionProvider"
+
+
+def test_a_device_that_this_build_lacks() -> None:
+    """A known device without its provider says what to install, from the process of its own too."""
     import onnxruntime
 
-    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    if CUDA in onnxruntime.get_available_providers():
+        pytest.skip("this build has CUDA")
     model = Model.from_proto(chain())
-    with pytest.raises(BackendUnavailable, match="CUDAExecutionProvider") as caught:
-        OnnxRuntime().open(model, model, Target("onnxruntime", "cuda"), RunOptions())
-    assert "pip install" in caught.value.hint
+    for backend in (OnnxRuntime(), InProcess()):
+        with pytest.raises(BackendUnavailable, match=CUDA) as caught:
+            backend.open(model, model, Target("onnxruntime", "cuda"), RunOptions())
+        assert "pip install" in caught.value.hint
+
+
+def test_a_device_without_a_driver_is_not_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That a build has a provider proves nothing: without a GPU only the CPU is listed."""
+    import onnxruntime
+
+    def no_driver() -> Any:
+        raise BackendUnavailable("no driver", "Install it.")
+
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CUDA, "CPUExecutionProvider"])
+    monkeypatch.setattr(driver, "devices", no_driver)
+    assert OnnxRuntime().devices() == ["cpu"]
+    monkeypatch.setattr(driver, "devices", lambda: ("a GPU",))
+    assert OnnxRuntime().devices() == ["cpu", "cuda"]
+
+
+@pytest.mark.parametrize(("counts", "device"), [
+    ({}, "cuda"), ({CUDA: 9}, "cuda"), ({CUDA: 7, CPU: 2}, "cuda (2 of 9 nodes on the cpu)")])
+def test_nodes_on_the_cpu_are_counted(counts: dict[str, int], device: str) -> None:
+    """A device's name says how much of the model ran elsewhere."""
+    assert placed("cuda", CUDA, counts) == device
+
+
+def test_a_provider_without_a_node_does_not_run() -> None:
+    """A provider that took no node of the model is not what ran it."""
+    with pytest.raises(BackendUnavailable, match="all 9 nodes of the model on the cpu"):
+        placed("cuda", CUDA, {CPU: 9})
+
+
+@pytest.mark.parametrize(("lines", "lethal"), [
+    ([node("Split", ["x"], ["", "y"], axis=1, num_outputs=2)], True),
+    ([node("Split", ["x"], ["y", ""], axis=1, num_outputs=2)], True),
+    ([node("Split", ["x"], ["y", "z"], axis=1, num_outputs=2)], False),
+    ([node("LSTM", ["x", "w", "r"], ["", "y"], hidden_size=3)], False),
+    ([node("Frobnicate", ["x"], ["", "y"], domain="custom")], False),
+])
+def test_models_that_may_crash_it_are_known(lines: Any, lethal: bool) -> None:
+    """An output left out that the operator's schema does not call optional is what brings ONNX Runtime down."""
+    proto = proto_of(lines, weights={"w": np.ones((1, 12, 4), np.float32), "r": np.ones((1, 12, 3), np.float32)},
+                     opset=18, domains={"custom": 1})
+    assert may_crash(Model.from_proto(proto)) is lethal
+
+
+def test_a_model_that_kills_onnxruntime_is_a_failed_row(tmp_path: Path) -> None:
+    """The process that compares lives on, says what happened, and runs the other candidates."""
+    from parity.compare import Options, compare
+    from parity.contenders import Contender
+
+    proto = proto_of([node("Split", ["x"], ["", "y"], axis=1, num_outputs=2)], [declared("x", (2, 4))],
+                     [declared("y", (2, 2))], opset=18)
+    model = Model.from_proto(proto)
+    report = compare(model, [Contender(Target("onnxruntime")), Contender(Target("pytorch"))],
+                     [{"x": np.ones((2, 4), np.float32)}], [], options=Options(RunOptions(threads=1)))
+    killed, other = report.candidates
+    assert (killed.status, other.status, report.verdict) == ("failed", "ok", "error")
+    assert "onnxruntime died of SIGSEGV while it was running the model" in killed.reason
 
 
 def test_a_refused_model_is_one_line() -> None:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
 from parity.backends.base import RunOptions
-from parity.backends.pytorch import PyTorch
+from parity.backends.pytorch import OnDevice, PyTorch
 from parity.errors import BackendUnavailable
-from parity.graph.feeds import seeded_feed
+from parity.graph.executor import Executor
+from parity.graph.feeds import load_feed, seeded_feed
 from parity.graph.model import Model
+from parity.graph.ops.call import Arithmetic, Value, to_numpy
 from parity.graph.survey import survey
 from parity.targets import Target
 from tests.builders import CHAIN, chain
+from tests.models import FIXTURE_FOLDERS
 
 
 def test_fp64_is_computed_in_fp64() -> None:
@@ -34,12 +39,71 @@ def test_fp64_is_computed_in_fp64() -> None:
     assert np.abs(found["fp32"]["a"] - exact).max() > 0
 
 
-def test_it_runs_on_the_cpu_alone() -> None:
-    """The ruler stays where its arithmetic is known."""
+@pytest.mark.skipif(torch.version.cuda is not None, reason="this torch has CUDA")
+def test_a_torch_without_cuda_says_so() -> None:
+    """Where torch was built for the CPU, pytorch@cuda is unavailable with that reason and a command."""
     model = Model.from_proto(chain())
     assert PyTorch().devices() == ["cpu"]
-    with pytest.raises(BackendUnavailable, match="cpu only"):
+    with pytest.raises(BackendUnavailable, match="built without CUDA") as caught:
         PyTorch().open(model, model, Target("pytorch", "cuda"), RunOptions())
+    assert "pip install" in caught.value.hint
+
+
+def test_devices_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU beyond those that torch sees is unavailable, with their number."""
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    model = Model.from_proto(chain())
+    with pytest.raises(BackendUnavailable, match="torch sees 1 GPUs, so there is no 'cuda:1'"):
+        PyTorch().open(model, model, Target("pytorch", "cuda:1"), RunOptions())
+
+
+@pytest.mark.parametrize("folder", FIXTURE_FOLDERS, ids=lambda f: f.name)
+def test_placing_changes_no_value(folder: Path) -> None:
+    """The executor that places tensors, told to place them where they are, gives the executor's bits."""
+    model = Model.load(folder / "model.onnx")
+    feed, _ = load_feed(model, [str(folder / "inputs.npz")])
+    placing, plain = OnDevice(torch.device("cpu"), model, Arithmetic.DECLARED), Executor(model)
+    for mine, other in zip(placing.steps(feed), plain.steps(feed), strict=True):
+        for name, value in other.values.items():
+            np.testing.assert_array_equal(to_numpy(mine.values[name]), to_numpy(value), err_msg=name)
+
+
+def test_every_tensor_is_made_on_the_device() -> None:
+    """Weights, inputs, and what each operator makes are there; between two nodes the caller's own device is back."""
+    model = Model.from_proto(chain())
+    feed, _ = seeded_feed(model, 0)
+    made: dict[str, Value] = {}
+    for step in OnDevice(torch.device("meta"), model, Arithmetic.DECLARED).steps(feed):
+        made.update(step.values)
+        assert torch.ones(1).device.type == "cpu"
+    assert set(made) == set(CHAIN)
+    assert {v.device.type for v in made.values() if isinstance(v, torch.Tensor)} == {"meta"}
+
+
+def test_a_few_tensors_can_be_shown() -> None:
+    """`show` gives the outputs and the tensors asked for, as a watched run does."""
+    model = Model.from_proto(chain())
+    feed, _ = seeded_feed(model, 0)
+    session = PyTorch().open(model, model, Target("pytorch"), RunOptions())
+    watched = {n: v for chunk in session.watch(feed, CHAIN, {}) for n, v in chunk.items()}
+    shown = session.show(feed, ["c"]).outputs
+    assert list(shown) == ["y", "c"]
+    for name, value in shown.items():
+        np.testing.assert_array_equal(value, watched[name])
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("folder", FIXTURE_FOLDERS, ids=lambda f: f.name)
+def test_a_gpu_agrees_with_the_cpu(folder: Path) -> None:
+    """Without TF32, a GPU's FP32 outputs are within rounding of the CPU's FP64 ones."""
+    model = Model.load(folder / "model.onnx")
+    feed, _ = load_feed(model, [str(folder / "inputs.npz")])
+    gold = PyTorch().open(model, model, Target("pytorch", "", "fp64"), RunOptions()).run(feed)
+    found = PyTorch().open(model, model, Target("pytorch", "cuda"), RunOptions()).run(feed)
+    assert found.device.startswith("cuda")
+    for name, value in gold.outputs.items():
+        np.testing.assert_allclose(found.outputs[name], value, rtol=1e-4, atol=1e-4 * np.abs(value).max())
 
 
 def test_the_threads_are_set() -> None:

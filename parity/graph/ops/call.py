@@ -206,7 +206,7 @@ def is_tensor(value: Value) -> bool:
 
 
 def to_numpy(value: Value) -> np.ndarray:
-    """A tensor as a numpy array; BF16 as ml_dtypes' bfloat16.
+    """A tensor, wherever it lies, as a numpy array; BF16 as ml_dtypes' bfloat16.
 
     Raises:
         TypeError: the value is a sequence or absent.
@@ -215,7 +215,7 @@ def to_numpy(value: Value) -> np.ndarray:
         return value
     if not isinstance(value, torch.Tensor):
         raise TypeError(f"not a tensor: {type(value).__name__}")
-    value = value.detach()
+    value = value.detach().cpu()
     if value.dtype == torch.bfloat16:
         return value.contiguous().view(torch.int16).numpy().view(helper.tensor_dtype_to_np_dtype(TensorProto.BFLOAT16))
     return value.numpy()

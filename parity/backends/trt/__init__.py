@@ -1,0 +1,1 @@
+"""TensorRT and TensorRT-RTX: engines built from ONNX files, run, looked into, and watched."""
