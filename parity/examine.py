@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from parity.analysis.attribute import Shares
-from parity.analysis.outputs import absence_notes, judge_outputs, noise_notes, random_notes, value_notes
+from parity.analysis.outputs import absence_notes, drawn_outputs, judge_outputs, noise_notes, random_notes, value_notes
 from parity.analysis.reads import without_unread
 from parity.analysis.tolerance import DEFAULTS
 from parity.backends.base import compiled_of
@@ -68,6 +68,9 @@ def _one_sample(model: Model, contender: Contender, blank: Candidate, sample: Sa
     agrees = all(o.passed for o in outputs) and all(t.passed for t in tasks)
     lower = contender.asked and ready.precision not in ("fp32", "fp64")
     seen = walk(sample, ready, str(contender), capture.outputs, options, keep=options.explain and (lower or not agrees))
+    drawn = drawn_outputs(ready.variant)
+    if drawn:  # random numbers are drawn anew, watched or not: that tells nothing of watching
+        seen = replace(seen, moved=None)
     limit = max((o.limit for o in outputs), default=tolerance.rel_l2(0.0))
     found = without_unread(seen.found, ready.variant, sample.feed)
     said = explain(Case(model, contender, ready, sample, capture.outputs, outputs, found, seen, limit, agrees), options)
@@ -81,8 +84,8 @@ def _one_sample(model: Model, contender: Contender, blank: Candidate, sample: Sa
         diagnoses=said.diagnoses, first_bad=said.first_bad, version=capture.version, device=capture.device,
         seconds=capture.seconds, latency=latency, compiled=compiled.layers,
         notes=(*ready.notes, *compiled.notes, *absence_notes(sample.outputs, capture.outputs),
-               *value_notes(outputs, sample.outputs), *random_notes(ready.variant), *noise_notes(outputs, tolerance),
-               *said.notes),
+               *value_notes(outputs, sample.outputs), *random_notes(ready.variant),
+               *noise_notes(outputs, tolerance, drawn), *said.notes),
         model=None if contender.model is None else facts_of(contender.model, contender.model),
         accuracy=accuracies(sample.outputs, capture.outputs, options.labels), tasks=tasks), said.shares, said.hidden)
 

@@ -242,19 +242,25 @@ def _transposed(perm: Sequence[int], a: str, b: str) -> list[NodeProto]:
 
 
 def random_ops(ground: Ground) -> Iterator[Case]:
-    """Noise added to a tensor, drawn anew in each run."""
+    """Noise added to a tensor, drawn anew in each run: by the candidate alone, then, much of it, on both sides."""
     for node in spread(float_places(ground), 1):
         name = node.outputs[0]
-        size = float(np.sqrt(np.mean(ground.values[name].astype(np.float64)**2)))
-        proto = shallow_copy(ground.flat.proto)
-        maker = next(n for n in proto.graph.node if name in n.output)
-        maker.output[list(maker.output).index(name)] = f"{name}/plain"
-        place = list(proto.graph.node).index(maker) + 1
-        proto.graph.node.insert(place, helper.make_node(
-            "RandomNormalLike", [f"{name}/plain"], [f"{name}/noise"], scale=0.1 * size))
-        proto.graph.node.insert(place + 1, helper.make_node("Add", [f"{name}/plain", f"{name}/noise"], [name]))
-        yield Case("non-repeatable operator", frozenset({"nondeterminism"}), name, ground.model,
-                   Contender(ORT, Model.from_proto(proto, ground.flat.folder)))
+        noisy, drowned = (with_noise(ground, name, share) for share in (0.1, 10.0))
+        yield Case("non-repeatable operator", frozenset({"nondeterminism"}), name, ground.model, Contender(ORT, noisy))
+        yield Case("a model that draws numbers", frozenset({"nondeterminism"}), name, drowned, Contender(ORT))
+
+
+def with_noise(ground: Ground, name: str, share: float) -> Model:
+    """The model with noise added to one tensor, of so many times its size."""
+    size = float(np.sqrt(np.mean(ground.values[name].astype(np.float64)**2)))
+    proto = shallow_copy(ground.flat.proto)
+    maker = next(n for n in proto.graph.node if name in n.output)
+    maker.output[list(maker.output).index(name)] = f"{name}/plain"
+    place = list(proto.graph.node).index(maker) + 1
+    proto.graph.node.insert(place, helper.make_node(
+        "RandomNormalLike", [f"{name}/plain"], [f"{name}/noise"], scale=share * size))
+    proto.graph.node.insert(place + 1, helper.make_node("Add", [f"{name}/plain", f"{name}/noise"], [name]))
+    return Model.from_proto(proto, ground.flat.folder)
 
 
 def fusions(ground: Ground) -> Iterator[Case]:

@@ -11,9 +11,12 @@ from parity.analysis.causes import (
     inputs,
     meanings,
     quantisation,
+    ranges,
     rounding,
     running,
     scales,
+    sensitive,
+    sums,
     underflow,
     weights,
 )
@@ -24,6 +27,7 @@ from parity.errors import ParityError
 # A cause looks at the evidence and says what fits, best first; nothing where it does not fit. They are asked in this
 # order: what makes all else unsure comes first, then what costs least.
 CAUSES: tuple[Callable[[Evidence], Sequence[Diagnosis]], ...] = (
+    inputs.nonfinite_inputs,
     running.nondeterminism,
     formats.nonfinite,
     rounding.before_nonfinite,
@@ -34,10 +38,12 @@ CAUSES: tuple[Callable[[Evidence], Sequence[Diagnosis]], ...] = (
     inputs.other_mixture,
     meanings.fewer_bits,
     scales.other_scale,
+    ranges.uncovered,
     quantisation.saturation,
-    rounding.accumulation,
+    sums.accumulation,
     running.optimisation,
     quantisation.quantisation,
+    sensitive.sensitive,
     underflow.underflow,
     rounding.tails,
     rounding.cancellation,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 
@@ -12,7 +13,10 @@ from parity.analysis.match import draws_randomly
 from parity.analysis.measure import Comparison, measure
 from parity.analysis.tolerance import Tolerance
 from parity.errors import MatchError
+from parity.graph.constants import constant_values
+from parity.graph.graph import Node
 from parity.graph.model import Model
+from parity.graph.ops.call import is_tensor, to_numpy
 
 
 @dataclass(frozen=True)
@@ -78,13 +82,27 @@ def absence_notes(reference: Collection[str], candidate: Collection[str]) -> tup
     return (f"The candidate does not show {listed}: the verdict rests on the other outputs.",)
 
 
-def noise_notes(outputs: Sequence[OutputFinding], tolerance: Tolerance) -> tuple[str, ...]:
-    """A sentence for every output whose limit had to be raised for the model's own noise."""
+def noise_notes(outputs: Sequence[OutputFinding], tolerance: Tolerance,
+                drawn: Mapping[str, Node] = MappingProxyType({})) -> tuple[str, ...]:
+    """A sentence for every output whose limit had to be raised for the model's own noise.
+
+    Args:
+        outputs: as judged.
+        tolerance: by which.
+        drawn: of the outputs that depend on random numbers, who draws them; see `drawn_outputs`.
+    """
     usual = tolerance.rel_l2(0.0)
-    return tuple(
-        f"The model amplifies rounding: correct FP32 runs of it may differ by {o.noise:.1e} (relative L2) in output "
-        f"{o.name!r}, so up to {o.limit:.1e} is accepted there."
-        for o in outputs if o.limit > usual and math.isfinite(usual))
+    return tuple(_noise_note(o, drawn.get(o.name)) for o in outputs if o.limit > usual and math.isfinite(usual))
+
+
+def _noise_note(output: OutputFinding, drawn: Node | None) -> str:
+    accepted = f"up to {output.limit:.1e} is accepted there"
+    if drawn is None:
+        return (f"The model amplifies rounding: correct FP32 runs of it may differ by {output.noise:.1e} (relative L2) "
+                f"in output {output.name!r}, so {accepted}.")
+    return (f"Output {output.name!r} depends on the random numbers of {drawn.op} {drawn.label!r}: runs of the "
+            f"reference alone differ by {output.noise:.1e} (relative L2) there, so {accepted}, which says little. To "
+            "compare its values, feed the model with fixed numbers in that node's stead.")
 
 
 def value_notes(outputs: Sequence[OutputFinding], reference: Mapping[str, np.ndarray]) -> tuple[str, ...]:
@@ -107,7 +125,35 @@ def random_notes(model: Model) -> tuple[str, ...]:
     """A sentence for every node that draws random numbers."""
     return tuple(
         f"Node {node.label!r} ({node.op}) draws random numbers, so outputs that depend on it differ from run to run; "
-        "`parity check` shows it." for node in model.graph.nodes if draws_randomly(node.proto.op_type, training=False))
+        "`parity check` shows it." for node in drawing_nodes(model))
+
+
+def drawing_nodes(model: Model) -> tuple[Node, ...]:
+    """The nodes that draw random numbers, or whose bodies do, in order; Dropout where it is set to train."""
+    return tuple(n for n in model.graph.nodes if _draws(n, model))
+
+
+def drawn_outputs(model: Model) -> dict[str, Node]:
+    """The graph outputs that depend on random numbers, with the first node that draws those."""
+    found = {}
+    for node in reversed(drawing_nodes(model)):
+        reached = set(node.outputs)
+        for other in model.graph.nodes[node.index:]:
+            if not reached.isdisjoint(other.reads):
+                reached.update(other.outputs)
+        found.update({o.name: node for o in model.graph.outputs if o.name in reached})
+    return found
+
+
+def _draws(node: Node, model: Model) -> bool:
+    trains = node.proto.op_type == "Dropout" and len(node.inputs) > 2 and _is_true(model, node.inputs[2])
+    return draws_randomly(node.proto.op_type, training=trains) or any(
+        _draws(inner, model) for body in node.subgraphs.values() for inner in body.nodes)
+
+
+def _is_true(model: Model, name: str) -> bool:
+    value = constant_values(model).get(name) if name in model.constants else None
+    return is_tensor(value) and bool(to_numpy(value).all())
 
 
 def top1(scores: np.ndarray, labels: np.ndarray) -> float | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass
 
 from parity.errors import FeedError, UsageError
 from parity.graph.graph import Node, TensorSpec
@@ -19,19 +20,48 @@ _SEQUENCE = re.compile(r"seq|time|frame|token|len|sample|audio|wave|step|^(t|l)$
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1536)
 
 
-def parse_shape(text: str) -> tuple[str, tuple[int, ...]]:
-    """Read "x=1x3x224x224".
+@dataclass(frozen=True)
+class ShapeRange:
+    """The shapes of an input that an engine is to accept: the smallest, the usual and the largest."""
+
+    min: tuple[int, ...]
+    opt: tuple[int, ...]
+    max: tuple[int, ...]
+
+    def __contains__(self, shape: tuple[int, ...]) -> bool:
+        same_rank = len(shape) == len(self.min) == len(self.max)
+        return same_rank and all(a <= b <= c for a, b, c in zip(self.min, shape, self.max, strict=True))
+
+
+def parse_range(text: str) -> tuple[str, ShapeRange]:
+    """Read "x=1x3x224x224", or "x=1x3x224x224/4x3x224x224/16x3x224x224": smallest, usual and largest.
 
     Returns:
-        The input's name and its shape.
+        The input's name and its shapes, three times the same where one is given.
 
     Raises:
-        UsageError: not of the form NAME=AxBxC with whole numbers.
+        UsageError: not of that form, or the usual shape is not between the others.
     """
     name, equals, dims = text.rpartition("=")
-    if not name or not equals or not re.fullmatch(r"\d+(x\d+)*", dims):
-        raise UsageError(f"shape {text!r} is not of the form NAME=AxBxC", "Try --shape x=1x3x224x224.")
-    return name, tuple(int(d) for d in dims.split("x"))
+    if not name or not equals or not re.fullmatch(r"\d+(x\d+)*(/\d+(x\d+)*/\d+(x\d+)*)?", dims):
+        raise UsageError(f"shape {text!r} is not of the form NAME=AxBxC or NAME=MIN/OPT/MAX",
+                         "Try --shape x=1x3x224x224, or --shape x=1x3x224x224/4x3x224x224/16x3x224x224.")
+    shapes = [tuple(int(d) for d in shape.split("x")) for shape in dims.split("/")]
+    found = ShapeRange(shapes[0], shapes[len(shapes) // 2], shapes[-1])
+    if found.opt not in found or len(found.opt) != len(found.max):
+        raise UsageError(f"shape {text!r}: the second is not between the first and the third",
+                         "Give the smallest, the usual and the largest shape, of one rank.")
+    return name, found
+
+
+def parse_shape(text: str) -> tuple[str, tuple[int, ...]]:
+    """Read what `parse_range` reads: the input's name, and its usual shape.
+
+    Raises:
+        UsageError: not of that form.
+    """
+    name, shapes = parse_range(text)
+    return name, shapes.opt
 
 
 def dims_of(spec: TensorSpec) -> tuple[int | str, ...] | None:

@@ -4,9 +4,20 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from onnx import helper
 
-from parity.analysis.outputs import absence_notes, judge_outputs, noise_notes, top1
+from parity.analysis.outputs import (
+    absence_notes,
+    drawing_nodes,
+    drawn_outputs,
+    judge_outputs,
+    noise_notes,
+    random_notes,
+    top1,
+)
 from parity.analysis.tolerance import DEFAULTS, Tolerance
+from parity.graph.model import Model
+from tests.builders import declared, node, proto_of
 
 FP32 = DEFAULTS["fp32"]
 Y = np.array([3.0, 4.0], np.float32)
@@ -92,6 +103,42 @@ def test_only_shown_outputs_are_judged() -> None:
     assert absence_notes({"y": Y}, {"y": Y}) == ()
     assert "none" in absence_notes({"y": Y}, {})[0]
     assert absence_notes(list("abcdef"), ["f"])[0].startswith("The candidate does not show 'a', 'b', 'c', …:")
+
+
+DRAWING = Model.from_proto(proto_of(
+    [node("RandomNormalLike", ["x"], ["n"], name="noise"), node("Add", ["x", "n"], ["a"]),
+     node("Dropout", ["x", "half", "on"], ["d"]), node("Relu", ["d"], ["b"]),
+     node("Dropout", ["x", "half", "off"], ["e"]), node("Relu", ["e"], ["c"])],
+    outputs=[declared(n, None) for n in "abc"],
+    weights={"half": np.float32(0.5), "on": np.bool_(True), "off": np.bool_(False)}))
+
+
+def test_who_draws_random_numbers() -> None:
+    """Random operators and Dropout in training do, Dropout in inference does not; outputs know whom they depend on."""
+    assert [n.outputs[0] for n in drawing_nodes(DRAWING)] == ["n", "d"]
+    assert {n: found.outputs[0] for n, found in drawn_outputs(DRAWING).items()} == {"a": "n", "b": "d"}
+    notes = random_notes(DRAWING)
+    assert len(notes) == 2
+    assert "'noise' (RandomNormalLike)" in notes[0]
+
+
+def test_bodies_that_draw_random_numbers() -> None:
+    """An If draws where one of its branches does."""
+    branches = [helper.make_graph([made], "branch", [], [declared("r", None)]) for made in (
+        node("RandomNormal", [], ["r"], shape=[2, 3]), node("Relu", ["x"], ["r"]))]
+    model = Model.from_proto(proto_of([node("If", ["c"], ["y"], then_branch=branches[0], else_branch=branches[1])],
+                                      [declared("x"), declared("c", (), 9)]))
+    assert [n.op for n in drawing_nodes(model)] == ["If"]
+
+
+def test_noise_of_random_numbers_is_not_called_rounding() -> None:
+    """The note names who draws them, and only for outputs that depend on it."""
+    found = judge_outputs({"a": Y, "c": Y}, {"a": Y, "c": Y}, {"a": 1e-2, "c": 1e-3}, FP32)
+    drawn, rounded = noise_notes(found, FP32, drawn_outputs(DRAWING))
+    assert "RandomNormalLike 'noise'" in drawn
+    assert "rounding" not in drawn
+    assert "1.0e-02" in drawn
+    assert "amplifies rounding" in rounded
 
 
 @pytest.mark.parametrize(("scores", "expected"), [

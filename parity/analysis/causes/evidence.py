@@ -9,18 +9,21 @@ from functools import cached_property
 from typing import TypeAlias
 
 import numpy as np
+from onnx import helper
 
 from parity.analysis.localize import Divergence, Kind
 from parity.analysis.measure import measure
 from parity.errors import MatchError
 from parity.graph.constants import constant_values
 from parity.graph.executor import Executor
-from parity.graph.model import Model
+from parity.graph.model import Model, shallow_copy
 from parity.graph.ops.call import Arithmetic, Value, from_numpy, is_tensor, to_numpy
 
 Tensors: TypeAlias = Mapping[str, np.ndarray]
 # What an edit of the precision puts between the model's own operators.
 _FORMATS = frozenset({"Cast", "QuantizeLinear", "DequantizeLinear"})
+# Share of the outputs' error that must come by way of a tensor that is named for it, and how many are looked at.
+_LEAST_SHARE, _MOST_TRIED = 0.25, 8
 
 
 @dataclass(frozen=True)
@@ -112,12 +115,37 @@ class Evidence:
         return self.blamed[0] if self.blamed is not None and self.blamed[1] in kinds else None
 
     def suspects(self) -> list[Divergence]:
-        """The tensors that a lack of precision may be about: those that the named one is made from, then all others."""
+        """The tensors that a lack of precision may be about.
+
+        Those that the named one is made from, then those that the outputs that are most wrong are made from.
+        """
         blamed = self.blamed_for("precision")
         if blamed is None:
             return []
         before = ancestors(self.reference, blamed.tensor)
-        return sorted(self.found, key=lambda d: d.tensor not in before)
+        much = min(self.limit, self.error / 2)  # each output has a limit of its own, and this is the widest
+        wrong = [n for n in self.reference_outputs.keys() & self.candidate_outputs.keys()
+                 if relative(self.reference_outputs[n], self.candidate_outputs[n]) > much]
+        concerned = before.union(*(ancestors(self.reference, n) for n in wrong))
+        return sorted((d for d in self.found if d.tensor in concerned), key=lambda d: d.tensor not in before)
+
+    def brought(self, tensor: str) -> float:
+        """What of the outputs' error comes by way of one tensor.
+
+        That is the largest relative L2 error of the outputs when the reference goes on from the candidate's value of
+        it; inf where that is unknown. Costs one run of the reference.
+        """
+        maker, right = self.reference.graph.producer.get(tensor), self.expected([tensor]).get(tensor)
+        if maker is None or right is None or tensor not in self.shown or self.shown[tensor].shape != right.shape:
+            return math.inf
+        proto = shallow_copy(self.reference.proto)
+        node = next(n for n in proto.graph.node if tensor in n.output)
+        node.output[list(node.output).index(tensor)] = f"{tensor}/own"
+        kind = helper.np_dtype_to_tensor_dtype(right.dtype)
+        proto.graph.input.append(helper.make_tensor_value_info(tensor, kind, None))
+        changed = Model.from_proto(proto, self.reference.folder)
+        value = np.asarray(self.shown[tensor]).astype(right.dtype)
+        return distance(self.reference_outputs, outputs_of(changed, {**self.feed, tensor: value}))
 
     def seen(self, name: str) -> np.ndarray | None:
         """What the candidate's operators read: a tensor that it shows, or an input; None where it is hidden."""
@@ -178,6 +206,23 @@ class Bench:
             return self.constants[name]
         seen = evidence.seen(name)
         return None if seen is None else from_numpy(np.asarray(seen))
+
+
+def that_reach(evidence: Evidence, found: Sequence[Diagnosis]) -> list[Diagnosis]:
+    """Of a few diagnoses, those about tensors whose error makes a good part of that of the outputs."""
+    if not evidence.diverged or not math.isfinite(evidence.error):
+        return list(found)
+    return [d for d in found[:_MOST_TRIED] if evidence.brought(d.tensor) >= _LEAST_SHARE * evidence.error]
+
+
+def emulated_error(evidence: Evidence, variant: Model) -> float:
+    """Largest relative L2 error among the outputs of a model that is run in the reference's stead."""
+    return distance(evidence.reference_outputs, outputs_of(variant, evidence.feed))
+
+
+def outputs_of(model: Model, feed: Tensors, seed: int = 0) -> dict[str, np.ndarray]:
+    """The outputs of a model on our own executor."""
+    return {n: to_numpy(v) for n, v in Executor(model, seed=seed).run(feed).items() if is_tensor(v)}
 
 
 def distance(one: Tensors, other: Tensors) -> float:

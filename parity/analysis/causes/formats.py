@@ -53,7 +53,7 @@ def _born(evidence: Evidence, blamed: Divergence) -> Unit | None:
 
 
 def _birthplace(evidence: Evidence, blamed: Divergence) -> Divergence | None:
-    """The first tensor before the blamed one, or that itself, that is not finite though all that it is made of is."""
+    """The first tensor before the blamed one, or that itself, that is not finite though what it is made of is right."""
     wanted = ancestors(evidence.variant, blamed.tensor)
     for node in evidence.variant.graph.nodes:
         for name in node.outputs:
@@ -62,10 +62,16 @@ def _birthplace(evidence: Evidence, blamed: Divergence) -> Divergence | None:
                 continue
             if found.accumulated is not None and not found.accumulated.mismatched_nonfinite:
                 continue
-            seen = [evidence.seen(n) for n in node.reads]
-            if all(s is None or _finite(s) for s in seen):
+            if all(_sound(evidence, n) for n in node.reads):
                 return found
     return None
+
+
+def _sound(evidence: Evidence, name: str) -> bool:
+    """Whether a tensor is finite, or where it is not the reference's is not either; or it is hidden."""
+    seen, found = evidence.seen(name), evidence.of.get(name)
+    alike = found is not None and found.accumulated is not None and not found.accumulated.mismatched_nonfinite
+    return seen is None or name in evidence.feed or alike or _finite(seen)
 
 
 def _finite(value: np.ndarray) -> bool:
@@ -128,7 +134,7 @@ class Spoilt:
         unit: the operator.
         source: the operand, by the reference's name.
         zero: which of the elements that count are zero.
-        half: whether the operand is FP16.
+        least: format of the operand, and the step from 0 to the next number that it has; 0.0 for wider ones.
         meant: what the reference has in those elements.
         told: in words.
         numbers: figures.
@@ -137,7 +143,7 @@ class Spoilt:
     unit: Unit
     source: str
     zero: np.ndarray
-    half: bool
+    least: tuple[str, float]
     meant: np.ndarray
     told: str
     numbers: Mapping[str, float]
@@ -161,20 +167,29 @@ def spoilt_operand(evidence: Evidence) -> Spoilt | None:
                "smallest_reference": float(np.abs(meant).min()), "largest_reference": float(np.abs(meant).max())}
     told = (f"{_REASONS[node.op]} {'zero' if zero.mean() > 0.5 else 'a negative number'} in {node.op} {node.label!r} "
             f"makes {count} of {broken.size} elements Inf or NaN")
-    return Spoilt(unit, source, zero, value.dtype == np.float16, meant, told, numbers)
+    return Spoilt(unit, source, zero, _least(unit, name, value), meant, told, numbers)
+
+
+def _least(unit: Unit, name: str, value: np.ndarray) -> tuple[str, float]:
+    maker = unit.bench.model.graph.producer.get(name)
+    scale = unit.bench.constant(maker.inputs[1]) if maker is not None and maker.op == "DequantizeLinear" else None
+    if scale is not None and scale.size == 1:
+        return "INT8", float(scale.reshape(()))
+    return ("FP16", FP16_SUBNORMAL) if value.dtype == np.float16 else ("", 0.0)
 
 
 def _rounded_away(evidence: Evidence, spoilt: Spoilt) -> Sequence[Diagnosis]:
-    """Zero that is a number too small for FP16 in the reference."""
-    few = spoilt.zero.mean() <= 0.5 or not spoilt.half
-    if few or np.abs(spoilt.meant[spoilt.zero]).max() > FP16_SUBNORMAL:
+    """Zero that is a number too small for its format in the reference."""
+    kind, least = spoilt.least
+    if not least or spoilt.zero.mean() <= 0.5 or np.abs(spoilt.meant[spoilt.zero]).max() > least:
         return ()
     maker = evidence.reference.graph.producer.get(spoilt.source)
     tails = maker is not None and maker.op in SATURATING
     smallest, largest = spoilt.numbers["smallest_reference"], spoilt.numbers["largest_reference"]
-    message = (f"{spoilt.source!r} is {smallest:.2g} to {largest:.2g} in the reference, below FP16's smallest number "
-               f"{FP16_SUBNORMAL:.1e}, and becomes 0: {spoilt.told}.")
-    return (Diagnosis("saturated-tails" if tails else "fp16-underflow", spoilt.source, message, spoilt.numbers),)
+    message = (f"{spoilt.source!r} is {smallest:.2g} to {largest:.2g} in the reference, below the smallest number that "
+               f"{kind} has there, {least:.1e}, and becomes 0: {spoilt.told}.")
+    return (Diagnosis("saturated-tails" if tails else f"{kind.lower()}-underflow", spoilt.source, message,
+                      {**spoilt.numbers, "least": least}),)
 
 
 def _overflowed_unseen(evidence: Evidence, blamed: Divergence) -> Sequence[Diagnosis]:

@@ -1,13 +1,14 @@
-"""Other inputs than the reference's: their layout, the order of their channels, their normalisation."""
+"""Other inputs than the reference's: layout, order of channels, normalisation; and NaN or Inf in what was given."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from parity.analysis.causes.evidence import Diagnosis, Evidence, relative
+from parity.analysis.causes.evidence import Diagnosis, Evidence, distance, outputs_of, relative
 from parity.analysis.causes.meanings import other_meaning
 from parity.analysis.causes.unit import Unit, unit_of
 
@@ -25,6 +26,30 @@ class _Taken:
     cause: str
     words: str
     value: np.ndarray
+
+
+def nonfinite_inputs(evidence: Evidence) -> Sequence[Diagnosis]:
+    """NaN or Inf that was in the inputs already: with 0 in its place both sides would be finite alike."""
+    odd = {n: ~np.isfinite(v) for n, v in evidence.feed.items() if v.dtype.kind == "f" and not np.isfinite(v).all()}
+    spread = evidence.blamed_for("nonfinite") is not None or (evidence.blamed is None and math.isinf(evidence.error))
+    if not odd or not spread:
+        return ()
+    mended = {n: np.where(odd[n], 0, v).astype(v.dtype) if n in odd else v for n, v in evidence.feed.items()}
+    if math.isinf(distance(outputs_of(evidence.reference, mended), outputs_of(evidence.variant, mended))):
+        return ()
+    return tuple(_held(evidence, name, where) for name, where in odd.items())
+
+
+def _held(evidence: Evidence, name: str, where: np.ndarray) -> Diagnosis:
+    value = evidence.feed[name]
+    nans, infs = int(np.isnan(value).sum()), int(np.isinf(value).sum())
+    held = " and ".join(f"{count} {word}" for count, word in ((nans, "NaN"), (infs, "Inf")) if count)
+    place = [int(i) for i in np.argwhere(where)[0]]
+    message = (f"Input {name!r} itself holds {held} among {value.size} elements, the first at {place}: the two sides "
+               "hand that on differently, and with 0 in its place neither has any. Give clean inputs.")
+    tensor = name if evidence.blamed is None else evidence.blamed[0].tensor
+    return Diagnosis("nonfinite-input", tensor, message,
+                     {"nan": float(nans), "inf": float(infs), "elements": float(value.size)})
 
 
 def other_inputs(evidence: Evidence) -> Sequence[Diagnosis]:

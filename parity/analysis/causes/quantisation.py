@@ -8,13 +8,12 @@ from dataclasses import replace
 import numpy as np
 from onnx import numpy_helper
 
-from parity.analysis.causes.evidence import Diagnosis, Evidence, distance, relative
+from parity.analysis.causes.evidence import Diagnosis, Evidence, emulated_error, relative
+from parity.analysis.causes.formats import SATURATING
 from parity.analysis.causes.layers import Quantised, layer_of, shares_scale
 from parity.analysis.causes.running import goes_unoptimised
 from parity.analysis.causes.unit import unit_of
-from parity.graph.executor import Executor
 from parity.graph.model import Model, shallow_copy
-from parity.graph.ops.call import is_tensor, to_numpy
 
 # Share of a layer's error that must go with its cause.
 _EXPLAINED = 0.5
@@ -27,6 +26,8 @@ _SPREAD = 8.0
 _FAR, _FEW = 4.0, 0.25
 # Layers that are put back, and by which share the outputs' error must fall for one to count.
 _MOST_TRIED, _LEAST_GAIN = 5, 0.1
+# Share of the outputs' error that the formats must make: what a kernel makes has another cause.
+_EMULATED = 0.5
 
 
 def quantisation(evidence: Evidence) -> Sequence[Diagnosis]:
@@ -37,15 +38,18 @@ def quantisation(evidence: Evidence) -> Sequence[Diagnosis]:
     """
     if evidence.precision != "int8" or evidence.blamed_for("precision", "nonfinite") is None:
         return ()
+    error = emulated_error(evidence, evidence.variant)
+    if not error >= _EMULATED * min(evidence.error, 1.0):
+        return ()
     explained: dict[str, Diagnosis] = {}
     for layer in _hurt(evidence):
         diagnosis = _why(layer, evidence.limit)
         known = None if diagnosis is None else explained.get(diagnosis.tensor)
         if diagnosis is not None and (known is None or diagnosis.evidence["error"] > known.evidence["error"]):
             explained[diagnosis.tensor] = diagnosis
-    error, found = _emulated_error(evidence, evidence.variant), []
+    found = []
     for diagnosis in sorted(explained.values(), key=lambda d: -d.evidence["error"])[:_MOST_TRIED]:
-        left = _emulated_error(evidence, _without(evidence, diagnosis.tensor))
+        left = emulated_error(evidence, _without(evidence, diagnosis.tensor))
         if left <= (1 - _LEAST_GAIN) * error:
             message = (f"{diagnosis.message[:-1]}; with what reads it unquantised the outputs' error falls from "
                        f"{error:.1e} to {left:.1e}.")
@@ -72,11 +76,6 @@ def _without(evidence: Evidence, tensor: str) -> Model:
     return Model.from_proto(proto, evidence.variant.folder)
 
 
-def _emulated_error(evidence: Evidence, variant: Model) -> float:
-    made = Executor(variant).run(evidence.feed)
-    return distance(evidence.reference_outputs, {n: to_numpy(v) for n, v in made.items() if is_tensor(v)})
-
-
 def _hurt(evidence: Evidence) -> list[Quantised]:
     """The layers with the largest local errors, and those whose channels share a scale though they differ much."""
     local = [d for d in evidence.found if d.precision is not None and d.tensor in evidence.reference.graph.producer]
@@ -92,7 +91,7 @@ def _hurt(evidence: Evidence) -> list[Quantised]:
 def _why(layer: Quantised, limit: float) -> Diagnosis | None:
     """The first cause that explains most of a layer's error, where that is worth explaining."""
     if layer.error > limit / 4:
-        for cause in (_dead_scale, _clipped, _coarse_scale, _outliers):
+        for cause in (_dead_scale, _clipped, _coarse_scale, _tails, _outliers):
             diagnosis = cause(layer)
             if diagnosis is not None:
                 return diagnosis
@@ -155,6 +154,26 @@ def _coarse_scale(layer: Quantised) -> Diagnosis | None:
                  f"{q.steps:.0f} steps to a side")
         found = _told(layer, "wrong-scale", q.name, words, left,
                       {"used": used, "steps": used * q.steps, "steps_rmse": q.error_in_steps()})
+        if found is not None:
+            return found
+    return None
+
+
+def _tails(layer: Quantised) -> Diagnosis | None:
+    """Probabilities below half a step, which all become zero."""
+    for q in layer.quantizers:
+        maker = layer.unit.bench.model.graph.producer.get(q.name)
+        if maker is None or maker.op not in SATURATING or q.scale.size > 1:
+            continue
+        zeroed = (q.integers() == q.zero) & (q.value != 0)
+        if not zeroed.any():
+            continue
+        size, lost = np.abs(q.value), float(np.abs(q.value[zeroed]).sum())
+        words = (f"{zeroed.mean():.1%} of {q.name!r} ({maker.op}), {lost / size.sum():.1%} of its sum, is below half a "
+                 f"step of INT8 ({float(q.scale.max()) / 2:.2g}) and becomes 0")
+        found = _told(layer, "saturated-tails", q.name, words, layer.with_values({
+            q: np.where(zeroed, q.value, q.quantised())}),
+            {"share": float(zeroed.mean()), "lost": lost / float(size.sum()), "step": float(q.scale.max())})
         if found is not None:
             return found
     return None

@@ -1,4 +1,4 @@
-"""What rounding does: a small difference of large terms, a saturated function whose tail is read, a long sum."""
+"""What rounding does: a small difference of large terms, a saturated function whose tail is read."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from parity.analysis.causes.evidence import Diagnosis, Evidence
+from parity.analysis.causes.evidence import Diagnosis, Evidence, ancestors, that_reach
 from parity.analysis.causes.formats import SATURATING, spoilt_operand
+from parity.analysis.causes.sums import terms_of
 from parity.analysis.causes.underflow import underflow
-from parity.analysis.causes.unit import Unit, unit_of
+from parity.analysis.causes.unit import unit_of
 from parity.graph.graph import Node
 
 # Unit round-off by precision; INT8's is a step of a range that is used in full.
@@ -39,7 +40,7 @@ def cancellation(evidence: Evidence) -> Sequence[Diagnosis]:
                    f"error of {before:.1e} (relative L2) becomes {own.rel_l2:.1e} at {divergence.tensor!r}.")
         found.append(Diagnosis("cancellation", divergence.tensor, message,
                                {"condition": condition, "error_before": before, "error": own.rel_l2}))
-    return found
+    return that_reach(evidence, found)
 
 
 def _error_before(evidence: Evidence, node: Node) -> float:
@@ -76,7 +77,7 @@ def _of_sum(evidence: Evidence, node: Node) -> float:
     absolute = {n: np.abs(v) for n, v in read.items() if v is not None and v.dtype.kind == "f"}
     made, norm = unit.tried({}, absolute), float(np.linalg.norm(unit.gold))
     # Random signs cancel as the square root of their number does; that is no cancellation.
-    return float(np.linalg.norm(made)) / norm / math.sqrt(_terms(unit)) if made is not None and norm else 0.0
+    return float(np.linalg.norm(made)) / norm / math.sqrt(terms_of(unit)) if made is not None and norm else 0.0
 
 
 def _norm(evidence: Evidence, name: str, size: int) -> float:
@@ -98,14 +99,14 @@ def tails(evidence: Evidence) -> Sequence[Diagnosis]:
         if node.op not in ("Log", "Sub", "Div", "Reciprocal") or own is None or not own.rel_l2 > evidence.limit:
             continue
         for name in node.inputs:
-            maker, value = evidence.reference.graph.producer.get(name), evidence.shown.get(name)
+            maker, value = evidence.reference.graph.producer.get(name), _read(evidence, divergence.tensor, name)
             before = evidence.of.get(name)
             if maker is None or maker.op not in SATURATING or value is None or before is None:
                 continue
             if before.accumulated is None or own.rel_l2 < _AMPLIFIED * before.accumulated.rel_l2:
                 continue
             right, ends = evidence.expected([name])[name], (0.0, 1.0, -1.0)
-            lost = np.isin(value.astype(np.float64), ends) & ~np.isin(right.astype(np.float64), ends)
+            lost = _at(value, ends) & ~_at(right, ends)
             if not lost.any():
                 continue
             gap = float(np.min([np.abs(right[lost].astype(np.float64) - e).min() for e in ends]))
@@ -115,6 +116,20 @@ def tails(evidence: Evidence) -> Sequence[Diagnosis]:
             found.append(Diagnosis("saturated-tails", name, message, {
                 "share": float(lost.mean()), "smallest_distance": gap, "error_before": before.accumulated.rel_l2,
                 "error": own.rel_l2}))
+    return that_reach(evidence, found)
+
+
+def _read(evidence: Evidence, tensor: str, name: str) -> np.ndarray | None:
+    """What the candidate reads a tensor as, where it makes another of it: after Casts and Q/DQ, if it has any."""
+    node = evidence.variant.graph.producer.get(tensor)
+    own = (evidence.seen(n) for n in (() if node is None else node.inputs) if n and evidence.named(n) == name)
+    return next((v for v in own if v is not None), evidence.shown.get(name))
+
+
+def _at(value: np.ndarray, ends: Sequence[float]) -> np.ndarray:
+    """Which elements are one of some numbers, to what a multiple of a step can be of it."""
+    wide, close = value.astype(np.float64), 2.0**-23 if value.dtype == np.float32 else 0.0
+    found: np.ndarray = np.any([np.abs(wide - end) <= close * abs(end) for end in ends], axis=0)
     return found
 
 
@@ -124,81 +139,11 @@ def before_nonfinite(evidence: Evidence) -> Sequence[Diagnosis]:
     operand = None if spoilt is None else evidence.of.get(spoilt.source)
     if spoilt is None or operand is None:
         return ()
-    at_operand = replace(evidence, blamed=(operand, "precision"))
-    found = next((f for cause in (underflow, tails, cancellation) if (f := cause(at_operand))), ())
+    before = ancestors(evidence.reference, spoilt.source)
+    concerned = [d for d in evidence.found if d.tensor in before]
+    at_operand = replace(evidence, blamed=(operand, "precision"), found=concerned)
+    # A few elements that count need not show in the norm of all.
+    attempts = ((underflow, at_operand), (tails, at_operand), (cancellation, at_operand),
+                (tails, replace(at_operand, limit=0.0)))
+    found = next((f for cause, shown in attempts if (f := cause(shown))), ())
     return tuple(replace(d, message=f"{d.message[:-1]}; then {spoilt.told}.") for d in found)
-
-
-_MOST_SUMS = 256
-_SUMMED = frozenset({"ReduceSum", "ReduceMean", "GlobalAveragePool", "MatMul", "Gemm"})
-
-
-def accumulation(evidence: Evidence) -> Sequence[Diagnosis]:
-    """A long sum added up one term after the other, in a type too narrow for it."""
-    blamed = evidence.blamed_for("implementation")
-    unit = None if blamed is None else unit_of(evidence, blamed)
-    if unit is None or len(unit.nodes) > 1 or unit.last.op not in _SUMMED or unit.gold.shape != unit.candidate.shape:
-        return ()
-    terms, scale = _sampled_terms(unit)
-    if terms is None or terms.shape[1] < 16:
-        return ()
-    sums = terms.sum(axis=1)
-    gap = _sampled_gap(unit)
-    seen = float(np.linalg.norm(gap)) / (float(np.linalg.norm(sums * scale)) or 1.0)
-    for name, dtype in (("FP32", np.float32), ("FP16", np.float16)):
-        with np.errstate(over="ignore", invalid="ignore"):
-            narrow = np.add.accumulate(terms.astype(dtype), axis=1, dtype=dtype)[:, -1].astype(np.float64)
-        made = float(np.linalg.norm(narrow - sums)) / (float(np.linalg.norm(sums)) or 1.0)
-        if math.isfinite(made) and made / 3 < seen < made * 3:
-            message = (f"{unit.last.op} {unit.last.label!r} adds {terms.shape[1]} terms: one after the other in {name} "
-                       f"that errs by {made:.1e} (relative L2), and the candidate errs by {seen:.1e}.")
-            return (Diagnosis("long-accumulation", unit.tensor, message,
-                              {"terms": float(terms.shape[1]), "error": seen, "simulated": made}),)
-    return ()
-
-
-def _terms(unit: Unit) -> int:
-    """How many terms each element of a sum has."""
-    x = unit.input(unit.last.inputs[0])
-    weight = unit.input(unit.last.inputs[1]) if len(unit.last.inputs) > 1 else None
-    if unit.last.op in ("MatMul", "Gemm") and x is not None:
-        return int(x.shape[-1])
-    if unit.last.op == "Conv" and weight is not None:
-        return int(np.prod(weight.shape[1:]))
-    return max(int(x.size // max(unit.gold.size, 1)), 1) if x is not None else 1
-
-
-def _picked(size: int) -> np.ndarray:
-    return np.unique(np.linspace(0, size - 1, min(size, _MOST_SUMS)).astype(np.int64))
-
-
-def _sampled_gap(unit: Unit) -> np.ndarray:
-    picked = _picked(unit.gold.size)
-    gap: np.ndarray = unit.candidate.astype(np.float64).ravel()[picked] - unit.gold.ravel()[picked]
-    return gap
-
-
-def _sampled_terms(unit: Unit) -> tuple[np.ndarray | None, float]:
-    """The terms [sums, terms] of some elements, and what their sum is multiplied by."""
-    node, picked = unit.last, _picked(unit.gold.size)
-    x = unit.input(node.inputs[0])
-    if x is None or x.dtype.kind != "f":
-        return None, 1.0
-    wide = x.astype(np.float64)
-    if node.op in ("MatMul", "Gemm"):
-        other = unit.input(node.inputs[1])
-        if other is None or other.ndim != 2 or wide.ndim < 2:
-            return None, 1.0
-        flags = {a.name: a.i for a in node.proto.attribute}
-        left = wide.T if flags.get("transA") else wide.reshape(-1, wide.shape[-1])
-        right = (other if flags.get("transB") else other.T).astype(np.float64)
-        rows, columns = np.divmod(picked, right.shape[0])
-        return left[rows] * right[columns], 1.0
-    kept = unit.gold.shape if unit.gold.ndim == wide.ndim else None
-    if kept is None:
-        axes = tuple(i for i in range(wide.ndim) if wide.shape[i] > 1)
-        return (wide.reshape(1, -1) if unit.gold.size == 1 and axes else None), 1.0
-    summed = tuple(i for i in range(wide.ndim) if kept[i] == 1 and wide.shape[i] > 1)
-    rest = [i for i in range(wide.ndim) if i not in summed]
-    terms = wide.transpose(*rest, *summed).reshape(unit.gold.size, -1)[picked]
-    return terms, 1.0 / terms.shape[1] if node.op != "ReduceSum" else 1.0

@@ -5,20 +5,37 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from parity.analysis.causes.evidence import Diagnosis, Evidence, distance
-from parity.analysis.match import draws_randomly
+from parity.analysis.causes.evidence import Diagnosis, Evidence, Tensors, ancestors, distance, outputs_of
+from parity.analysis.outputs import drawing_nodes
+from parity.graph.graph import Node
+from parity.graph.model import Model
 
 # Two runs that differ by this share of the error explain it.
 _SHARE, _LESSER_SHARE = 0.3, 0.05
 # Less than this between two runs (relative L2) is threads that add in another order.
 _NOISE = 1e-6
-# Without its cause the error falls at least so far.
-_GONE = 0.2
+# Without its cause the error falls at least so far, or so far and well within the tolerance.
+_GONE, _WITHIN = 0.2, 0.5
 
 
 def nondeterminism(evidence: Evidence) -> Sequence[Diagnosis]:
-    """The same inputs give outputs that differ by much of the error when the candidate runs again."""
-    return _between_runs(evidence, _SHARE)
+    """Random numbers in the graph, or outputs that differ by much of the error when the candidate runs again."""
+    drawn = _drawn(evidence)
+    if drawn is None:
+        return _between_runs(evidence, _SHARE)
+    blamed = evidence.blamed_for("implementation", "nonfinite")
+    if blamed is not None and drawn.outputs[0] != blamed.tensor:  # that is wrong whatever was drawn before it
+        return ()
+    again = evidence.between_runs
+    seeded = again is None or again <= _NOISE
+    apart = _between_draws(evidence.reference, evidence.feed) if seeded else again
+    if apart is None or apart < _SHARE * min(evidence.error, 1.0):
+        return ()
+    what = "the model by our own executor" if seeded else "the candidate"
+    message = (f"{drawn.op} {drawn.label!r} draws random numbers, which no two runtimes draw alike: two runs of {what} "
+               f"on the same inputs differ by {apart:.1e} (relative L2), where the candidate differs by "
+               f"{evidence.error:.1e} from the reference.")
+    return (Diagnosis("nondeterminism", drawn.outputs[0], message, {"between_runs": apart, "error": evidence.error}),)
 
 
 def unsteadiness(evidence: Evidence) -> Sequence[Diagnosis]:
@@ -26,18 +43,28 @@ def unsteadiness(evidence: Evidence) -> Sequence[Diagnosis]:
     return _between_runs(evidence, _LESSER_SHARE)
 
 
+def _drawn(evidence: Evidence) -> Node | None:
+    """The first node that draws random numbers which what is wrong depends on."""
+    drawn = drawing_nodes(evidence.reference)
+    if not drawn:
+        return None
+    wrong = [evidence.blamed[0].tensor] if evidence.blamed is not None else sorted(evidence.reference_outputs)
+    before: set[str] = set().union(*(ancestors(evidence.reference, n) for n in wrong))
+    return next((n for n in drawn if not before.isdisjoint(n.outputs)), None)
+
+
+def _between_draws(model: Model, feed: Tensors) -> float:
+    """How far two runs of a model are apart that draw from different seeds."""
+    return distance(outputs_of(model, feed, seed=0), outputs_of(model, feed, seed=1))
+
+
 def _between_runs(evidence: Evidence, share: float) -> Sequence[Diagnosis]:
     apart = evidence.between_runs
     if apart is None or not apart > _NOISE or apart < share * min(evidence.error, 1.0):
         return ()
-    drawn = next((n for n in evidence.reference.graph.nodes if draws_randomly(n.proto.op_type, training=False)), None)
-    if drawn is not None:
-        tensor, where = drawn.outputs[0], f"; {drawn.op} {drawn.label!r} draws random numbers"
-    else:
-        tensor = evidence.blamed[0].tensor if evidence.blamed is not None else min(evidence.candidate_outputs)
-        where = ""
+    tensor = evidence.blamed[0].tensor if evidence.blamed is not None else min(evidence.candidate_outputs)
     message = (f"Two runs of the candidate on the same inputs differ by {apart:.1e} (relative L2), where it differs by "
-               f"{evidence.error:.1e} from the reference{where}.")
+               f"{evidence.error:.1e} from the reference.")
     return (Diagnosis("nondeterminism", tensor, message, {"between_runs": apart, "error": evidence.error}),)
 
 
@@ -46,7 +73,9 @@ def goes_unoptimised(evidence: Evidence) -> bool:
     if not evidence.error > 0:
         return False
     left = evidence.unoptimised_error
-    return _moved(evidence) if left is None else left <= _GONE * evidence.error
+    if left is None:
+        return _moved(evidence)
+    return left < math.inf and left <= max(_GONE * evidence.error, _WITHIN * min(evidence.error, evidence.limit))
 
 
 def _moved(evidence: Evidence) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from parity.analysis.causes.evidence import Diagnosis, Evidence
+from parity.analysis.causes.evidence import Diagnosis, Evidence, that_reach
 from parity.analysis.causes.unit import Unit, unit_of
 from parity.errors import ModelError
 
@@ -24,7 +24,7 @@ def underflow(evidence: Evidence) -> Sequence[Diagnosis]:
         diagnosis = None if unit is None else _small(unit) or _small_weights(evidence, unit)
         if diagnosis is not None:
             found.append((divergence.local.rel_l2, diagnosis))
-    return [d for _, d in sorted(found, key=lambda pair: -pair[0])]
+    return that_reach(evidence, [d for _, d in sorted(found, key=lambda pair: -pair[0])])
 
 
 def _small(unit: Unit) -> Diagnosis | None:

@@ -90,6 +90,22 @@ def test_a_softmax_whose_tails_vanish() -> None:
     assert [(d.cause, d.tensor) for d in found] == [("saturated-tails", "p")]
 
 
+@pytest.mark.parametrize(("maker", "cause"), [("Softmax", "saturated-tails"), ("Abs", "int8-underflow")])
+def test_a_logarithm_of_what_is_below_a_step(maker: str, cause: str) -> None:
+    """Probabilities, or other numbers, below INT8's step become 0, and their logarithm infinite."""
+    x = np.random.default_rng(0).normal(size=(4, 8)).astype(np.float32) * np.float32(4)
+    x[0, 0] = 1e-3
+    largest = np.float32(1 if maker == "Softmax" else np.abs(x).max())
+    weights = {"s": largest / np.float32(255), "z": np.uint8(0)}
+    between = [node("QuantizeLinear", ["p", "s", "z"], ["q"]), node("DequantizeLinear", ["q", "s", "z"], ["d"])]
+    models = [Model.from_proto(proto_of([node(maker, ["x"], ["p"]), *steps, node("Log", [read], ["y"])],
+                                        [declared("x", x.shape)], weights=weights))
+              for steps, read in (([], "p"), (between, "d"))]
+    found = diagnosed(models[0], Contender(Target("pytorch"), models[1]), {"x": x})
+    assert [(d.cause, d.tensor) for d in found] == [(cause, "p")]
+    assert found[0].evidence["least"] == pytest.approx(largest / 255)
+
+
 def test_a_root_of_what_rounding_made_negative() -> None:
     """A variance by its squares comes out below zero in FP16: the difference is named, and the root that it spoils."""
     x = np.random.default_rng(0).normal(size=(64, 32)).astype(np.float32) * np.float32(0.02) + 5

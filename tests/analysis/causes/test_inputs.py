@@ -7,9 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from onnx import numpy_helper
 
 from parity.contenders import Contender
-from parity.graph.model import Model
+from parity.graph.model import Model, shallow_copy
+from parity.targets import Target
 from tests.builders import declared, node, proto_of
 from tests.causes import diagnosed, saved_tensors, taken_elsewhere
 
@@ -82,3 +84,36 @@ def test_transposed_features(tmp_path: Path) -> None:
                                       weights={"w": RANDOM.normal(size=(5, 4)).astype(np.float32)}))
     found = diagnosed(model, fed(tmp_path, x.swapaxes(1, 2), model, x), {"x": x})
     assert [d.cause for d in found] == ["input-layout"]
+
+
+@pytest.mark.parametrize(("value", "key"), [(np.nan, "nan"), (np.inf, "inf")])
+def test_what_was_not_finite_from_the_start(value: float, key: str) -> None:
+    """NaN or Inf in the given inputs, which INT8 makes numbers of, is said to be theirs, and where the first one is."""
+    x = X.copy()
+    x[0, 2, 3, 4] = value
+    variant = quantised(MODEL)
+    found = diagnosed(MODEL, Contender(Target("pytorch"), variant), {"x": x})
+    assert [d.cause for d in found] == ["nonfinite-input"]
+    assert "[0, 2, 3, 4]" in found[0].message
+    assert found[0].evidence[key] == 1
+
+
+def test_an_overflow_beside_a_nan_in_the_inputs_is_not_blamed_on_it() -> None:
+    """Without the NaN there would be Inf as well."""
+    nodes = [node("Mul", ["x", "up"], ["t"]), node("Mul", ["t", "down"], ["y"])]
+    model = Model.from_proto(proto_of(nodes, [declared("x", X.shape)], weights={
+        "up": np.float32(1e6), "down": np.float32(1e-6)}))
+    x = X.copy()
+    x[0, 0, 0, 0] = np.nan
+    assert [d.cause for d in diagnosed(model, Contender(Target("pytorch", "", "fp16")), {"x": x})] == ["fp16-overflow"]
+
+
+def quantised(model: Model) -> Model:
+    """The model with its input in INT8."""
+    proto = shallow_copy(model.proto)
+    proto.graph.node[0].input[0] = "d"
+    proto.graph.node.insert(0, node("DequantizeLinear", ["q", "s", "z"], ["d"]))
+    proto.graph.node.insert(0, node("QuantizeLinear", ["x", "s", "z"], ["q"]))
+    proto.graph.initializer.extend([numpy_helper.from_array(np.float32(1 / 127), "s"),
+                                    numpy_helper.from_array(np.int8(0), "z")])
+    return Model.from_proto(proto)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from onnx import numpy_helper
 
 from parity.analysis.causes.layers import Quantizer
+from parity.analysis.causes.quantisation import quantisation
 from parity.analysis.causes.saturate import pair_sums
 from parity.analysis.diagnose import Diagnosis
 from parity.contenders import Contender
@@ -19,7 +21,7 @@ from parity.graph.model import Model
 from parity.graph.ops.call import Arithmetic, to_numpy
 from parity.targets import Target
 from tests.builders import declared, node, proto_of
-from tests.causes import diagnosed, saved_tensors, taken_elsewhere
+from tests.causes import diagnosed, gather, saved_tensors, taken_elsewhere
 
 RANDOM = np.random.default_rng(0)
 X = np.abs(RANDOM.normal(size=(2, 8, 6, 6))).astype(np.float32)
@@ -47,6 +49,8 @@ def told(model: Model, x: np.ndarray = X, weight: np.ndarray = WEIGHT) -> tuple[
     return diagnosed(reference, Contender(Target("pytorch"), model), {"x": x})
 
 
+REFERENCE = Model.from_proto(proto_of([node("Conv", ["x", "w"], ["t"]), node("Relu", ["t"], ["y"])],
+                                      [declared("x", X.shape)], weights={"w": WEIGHT}))
 FITS = float(X.max()) / 127
 BY_CHANNEL = np.abs(WEIGHT).max(axis=(1, 2, 3)) / 127
 
@@ -84,12 +88,35 @@ def test_an_outlier_channel() -> None:
     assert found[0].evidence["factor"] == pytest.approx(60, rel=0.5)
 
 
+def test_an_error_that_the_formats_do_not_make() -> None:
+    """Where a kernel makes most of the outputs' error, a scale that does not fit either is not its cause."""
+    evidence = gather(REFERENCE, Contender(Target("pytorch"), quantised(FITS / 2, BY_CHANNEL)), {"x": X})
+    assert [d.cause for d in quantisation(evidence)] == ["clipped-calibration"]
+    wrong = {n: v * np.float32(5) for n, v in evidence.reference_outputs.items()}
+    assert evidence.error < 0.5
+    assert quantisation(replace(evidence, candidate_outputs=wrong)) == ()
+
+
 def test_a_few_outlying_elements() -> None:
     """Single elements far out, in every channel."""
     x = np.abs(np.random.default_rng(1).normal(size=(2, 8, 40, 40))).astype(np.float32)
     x[0, :, 0, 0] = 300
     found = told(quantised(300 / 127, BY_CHANNEL, WEIGHT, x.shape), x)
     assert [(d.cause, d.tensor) for d in found] == [("int8-outliers", "x")]
+
+
+def test_attention_spread_too_thin_for_a_step() -> None:
+    """Each of 600 keys gets less than half a step of INT8: all becomes 0 but the one row that looks at a single key."""
+    random = np.random.default_rng(0)
+    scores = random.normal(size=(1, 16, 600)).astype(np.float32) * np.float32(0.3)
+    scores[0, 0, 3] = 12
+    model = Model.from_proto(proto_of(
+        [node("Softmax", ["x"], ["p"]), node("MatMul", ["p", "v"], ["t"]), node("Relu", ["t"], ["y"])],
+        [declared("x", scores.shape)], weights={"v": random.normal(size=(600, 8)).astype(np.float32) + 1}))
+    found = diagnosed(model, Contender(Target("pytorch", "", "int8")), {"x": scores})
+    assert [(d.cause, d.tensor) for d in found] == [("saturated-tails", "p")]
+    assert found[0].evidence["share"] > 0.99
+    assert 0.9 < found[0].evidence["lost"] < 1
 
 
 def test_one_scale_for_channels_that_differ() -> None:

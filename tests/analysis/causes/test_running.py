@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
+from onnx import NodeProto, numpy_helper
 
+from parity.analysis.causes.running import nondeterminism, optimisation
 from parity.analysis.diagnose import Evidence, diagnose
 from parity.contenders import Contender
 from parity.graph.feeds import seeded_feed
 from parity.graph.model import Model
+from parity.targets import Target
 from tests.builders import chain, declared, node, proto_of
 from tests.causes import ORT, diagnosed, gather
 
@@ -26,6 +31,52 @@ def test_an_operator_that_draws_numbers() -> None:
     found = diagnosed(MODEL, other)
     assert [d.cause for d in found] == ["nondeterminism"]
     assert found[0].evidence["between_runs"] > 0.3 * found[0].evidence["error"]
+
+
+def drawing(op: str, name: str, between: Sequence[NodeProto], **attributes: Any) -> Model:
+    """A model with random numbers, which decide most of its output."""
+    weights = {"w": np.random.default_rng(0).normal(size=(8, 8)).astype(np.float32), "half": np.float32(0.5),
+               "on": np.bool_(True), "off": np.bool_(False)}
+    return Model.from_proto(proto_of(
+        [node(op, ["x", "half", name] if name else ["x"], ["n"], **attributes), *between,
+         node("MatMul", ["u", "w"], ["y"])], [declared("x", (16, 8))], weights=weights))
+
+
+DRAWING = (drawing("RandomNormalLike", "", [node("Add", ["x", "n"], ["u"])]),
+           drawing("RandomUniformLike", "", [node("Mul", ["x", "n"], ["u"])], seed=3.0),
+           drawing("Dropout", "on", [node("Relu", ["n"], ["u"])]))
+
+
+@pytest.mark.parametrize("model", DRAWING, ids=lambda m: m.graph.nodes[0].op)
+@pytest.mark.parametrize("target", ["onnxruntime", "onnxruntime:int8"])
+def test_a_model_that_draws_numbers(model: Model, target: str) -> None:
+    """The node that draws is named, and no other cause is made up, whatever the runtime draws."""
+    feed, _ = seeded_feed(model, 0)
+    evidence = replace(gather(model, Contender(Target.parse(target)), feed), diverged=True)
+    found = diagnose(evidence)
+    assert [(d.cause, d.tensor) for d in found] == [("nondeterminism", "n")]
+    assert "random numbers" in found[0].message
+
+
+def test_a_fault_beside_random_numbers_is_named_for_itself() -> None:
+    """Weights that are wrong where the candidate's own inputs come in are wrong whatever was drawn before."""
+    model = DRAWING[0]
+    proto = model.proto.__class__()
+    proto.CopyFrom(model.proto)
+    weight = next(t for t in proto.graph.initializer if t.name == "w")
+    weight.CopyFrom(numpy_helper.from_array(model.weight("w") * np.float32(1.5), "w"))
+    assert [d.cause for d in diagnosed(model, proto)] == ["weights-differ"]
+
+
+def test_a_little_noise_explains_no_large_error() -> None:
+    """Where two draws are a thousandth apart and the error is a half, something else is the cause."""
+    proto = proto_of([node("RandomNormalLike", ["x"], ["n"], scale=1e-3), node("Add", ["x", "n"], ["u"]),
+                      node("Relu", ["u"], ["y"])], [declared("x", (16, 8))])
+    model = Model.from_proto(proto)
+    feed, _ = seeded_feed(model, 0)
+    evidence = gather(model, Contender(ORT), feed)
+    half = {n: v * np.float32(0.5) for n, v in evidence.candidate_outputs.items()}
+    assert nondeterminism(replace(evidence, candidate_outputs=half, diverged=True, again=None)) == ()
 
 
 def test_a_lesser_unsteadiness_is_said_last() -> None:
@@ -79,3 +130,21 @@ def test_nothing_is_said_of_a_candidate_that_agrees() -> None:
         raise AssertionError("a clean candidate was run again")
 
     assert diagnose(replace(evidence, again=never, unoptimised=never)) == ()
+
+
+def test_outputs_that_are_infinite_either_way_are_no_optimisation() -> None:
+    """An infinite error that stays infinite has not gone."""
+    evidence = unwatched(1.0, 1.5)
+    infinite = {n: np.full_like(v, np.inf) for n, v in evidence.candidate_outputs.items()}
+    odd = replace(evidence, candidate_outputs=infinite, unoptimised=lambda: infinite, again=None)
+    assert optimisation(odd) == ()
+    assert optimisation(evidence) != ()
+
+
+def test_an_error_that_falls_well_within_the_tolerance_is_the_optimisations() -> None:
+    """A third of it that is left counts as gone where half of what is accepted is more, and stays where it is less."""
+    evidence = unwatched(1.0, 1.5)
+    third = {n: v + (evidence.candidate_outputs[n] - v) / 3 for n, v in evidence.reference_outputs.items()}
+    odd = replace(evidence, unoptimised=lambda: third, moved=0.0)
+    assert [d.cause for d in optimisation(replace(odd, limit=0.4))] == ["optimisation"]
+    assert optimisation(replace(odd, limit=0.2)) == ()
