@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -13,12 +15,20 @@ from parity.commands.options import (
     INPUTS,
     LIMITS,
     RUNNING,
+    TENSORRT,
+    Writers,
     command_line,
     progress_bar,
     show,
     status_of,
+    targets_for,
+    tensorrt_options,
     title_of,
 )
+
+if TYPE_CHECKING:
+    from parity.backends.base import Watch
+    from parity.report.record import Report
 
 
 @click.command()
@@ -32,19 +42,26 @@ from parity.commands.options import (
 @LIMITS
 @click.option("--strict", is_flag=True, help="Fail on a named fault even where the outputs hide it.")
 @RUNNING
+@TENSORRT
 @click.option("--memory", default=512, show_default=True, type=click.IntRange(1), metavar="MB",
               help="Tensors that a watched run may hold at a time.")
 @click.option("-o", "--output", type=EXISTING, metavar="DIR", help="Folder for the report. Default: reports/MODEL.")
 @click.option("--json", "json_path", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
               help="Another place for report.json.")
 @click.option("--no-html", is_flag=True, help="Do not write report.html.")
+@click.option("--summary", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
+              help="Also write the answer as Markdown, for a pull request.")
+@click.option("--annotate", type=click.Path(path_type=Path, dir_okay=False), metavar="OUT.onnx",
+              help="Also write MODEL with each node's figures in its metadata, for Netron.")
 @click.option("--no-fixes", is_flag=True, help="Do not look for fixes.")
 @click.option("-v", "--verbose", is_flag=True, help="Print every tensor.")
 def compare(model: Path, candidate_files: tuple[Path, ...], reference: str, candidates: tuple[str, ...],
             inputs: tuple[str, ...], labels: Path | None, calibration: Path | None, seed: int,
             shapes: tuple[str, ...], samples: int, tolerances: tuple[str, ...], judges: tuple[str, ...],
-            strict: bool, optimization: str, threads: int | None, memory: int, output: Path | None,
-            json_path: Path | None, no_html: bool, no_fixes: bool, verbose: bool) -> None:
+            strict: bool, optimization: str, threads: int | None, watch: Watch, tf32: bool, engine: Path | None,
+            workspace: int | None, builder_level: int | None, timing_cache: Path | None, memory: int,
+            output: Path | None, json_path: Path | None, no_html: bool, summary: Path | None, annotate: Path | None,
+            no_fixes: bool, verbose: bool) -> None:
     """Run MODEL on a reference and on candidates, and say at which tensor they part.
 
     CANDIDATE_FILES are other models (.onnx, run on every -c TARGET) or tensors taken elsewhere (.npz, .npy,
@@ -55,6 +72,7 @@ def compare(model: Path, candidate_files: tuple[Path, ...], reference: str, cand
     parity compare model.onnx --input inputs.npz -c onnxruntime -c pytorch:fp64
     parity compare model.onnx faulty.onnx --strict
     parity compare model.onnx -c onnxruntime:int8 --calibration samples/ --judge top1 --tolerance top1=0.99
+    parity compare model.onnx -c tensorrt:fp16 --shape x=1x3x224x224/4x3x224x224/16x3x224x224
     """  # noqa: D301 - click wants the character itself
     from parity.analysis.tasks import task_limits
     from parity.analysis.tolerance import Tolerance
@@ -67,32 +85,71 @@ def compare(model: Path, candidate_files: tuple[Path, ...], reference: str, cand
     ensure_writable(folder)
     if json_path is not None:
         ensure_writable(json_path.parent)
-    run = RunOptions(optimization, seed=seed, memory=memory * 2**20)
+    tensorrt = tensorrt_options(watch, tf32=tf32, engine=engine, workspace=workspace, builder_level=builder_level,
+                                timing_cache=timing_cache, shapes=shapes)
+    run = RunOptions(optimization, seed=seed, memory=memory * 2**20, tensorrt=tensorrt)
     run = run if threads is None else replace(run, threads=threads)
     limits, rest = task_limits(tolerances)
     with progress_bar() as progress:
         report = compare_files(
-            Request(model, candidate_files, reference, candidates, inputs, labels, shapes, samples, calibration),
+            Request(model, candidate_files, reference, targets_for(engine, candidates), inputs, labels, shapes, samples,
+                    calibration),
             Options(run, Tolerance.parse(rest, alone=bool(limits)), progress=progress, command=command_line(),
                     judges=judges, task_limits=limits, fixes=not no_fixes))
-    show(report, folder, json_path, html=not no_html, verbose=verbose)
+    show(report, folder, json_path, html=not no_html, verbose=verbose,
+         also=_written_too(report, model, summary, annotate))
     sys.exit(status_of(report, strict=strict))
 
 
+def _written_too(report: Report, model: Path, summary: Path | None, annotate: Path | None) -> Writers:
+    from parity.convert import write_model
+    from parity.graph.model import Model
+    from parity.report.annotate import annotated
+    from parity.report.summary import summary as markdown
+    from parity.report.write import write_whole
+
+    wanted: dict[str, tuple[Path, Callable[[Path], None]]] = {}
+    if summary is not None:
+        wanted["summary"] = summary, lambda path: write_whole(path, markdown(report))
+    if annotate is not None:
+        wanted["annotated"] = annotate, lambda path: write_model(annotated(Model.load(model), report), path)
+    return wanted
+
+
 @click.command("report")
-@click.argument("run", type=EXISTING)
-@click.option("-o", "--output", type=EXISTING, metavar="DIR", help="Folder for the files. Default: beside RUN.")
+@click.argument("runs", type=EXISTING, nargs=-1, required=True)
+@click.option("-o", "--output", type=EXISTING, metavar="DIR",
+              help="Folder for the files. Default: beside the first of RUNS.")
 @click.option("-v", "--verbose", is_flag=True, help="Print every tensor.")
-def render_report(run: Path, output: Path | None, verbose: bool) -> None:
-    """Show RUN, a report.json, again: in the terminal, as HTML and as CSV.
+def render_report(runs: tuple[Path, ...], output: Path | None, verbose: bool) -> None:
+    """Show a run again, from its report.json: in the terminal, as HTML and as CSV.
+
+    Several RUNS are set side by side, in the order given: before and after, two devices, a history. What changed is
+    printed, and runs.html holds all of them.
 
     \b
     parity report reports/model/report.json
+    parity report before/report.json after/report.json -o compared
     """  # noqa: D301 - click wants the character itself
     from parity.report.record import Report
     from parity.report.write import ensure_writable
 
-    folder = output or run.parent
-    report = Report.load(run)
+    folder = output or runs[0].parent
+    if len(runs) > 1:
+        _side_by_side(runs, folder)
+        return
+    report = Report.load(runs[0])
     ensure_writable(folder)
     show(report, folder, None, html=True, verbose=verbose)
+
+
+def _side_by_side(paths: tuple[Path, ...], folder: Path) -> None:
+    from parity.report.html import render_runs
+    from parity.report.runs import lines, load
+    from parity.report.write import ensure_writable, write_whole
+
+    runs = load(paths)
+    ensure_writable(folder)
+    path = folder / "runs.html"
+    write_whole(path, render_runs(runs))
+    click.echo("\n".join([*lines(runs), "", f"html  {path}"]))

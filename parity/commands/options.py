@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
@@ -14,8 +14,9 @@ import click
 from parity.errors import ParityError
 
 if TYPE_CHECKING:
-    from parity.examine import Progress
+    from parity.backends.base import TensorRtOptions, Watch
     from parity.report.record import Report
+    from parity.sample import Progress
 
 OK, DIVERGED, COULD_NOT = 0, 1, 2
 EXISTING = click.Path(path_type=Path)
@@ -34,7 +35,8 @@ def options(*together: Callable[[_Command], _Command]) -> Callable[[_Command], _
 
 SEED = click.option("--seed", default=0, show_default=True, type=click.IntRange(0, 2**63 - 1),
                     help="For seeded inputs.")
-SHAPE = click.option("--shape", "shapes", multiple=True, metavar="NAME=1x3x224x224", help="Shape of a seeded input.")
+SHAPE = click.option("--shape", "shapes", multiple=True, metavar="NAME=1x3x224x224",
+                     help="Shape of a seeded input; NAME=MIN/OPT/MAX: of TensorRT's engines, too.")
 THREADS = click.option("--threads", type=click.IntRange(1, 1024),
                        help="Threads within an operator. Default: one a core.")
 # What a model is run on.
@@ -62,6 +64,48 @@ RUNNING = options(
     click.option("--optimization", type=click.Choice(["off", "basic", "extended", "all"]), default="all",
                  show_default=True, help="Graph optimisation of the runtime."),
     THREADS)
+# How TensorRT's engines are built and looked into.
+TENSORRT = options(
+    click.option("--watch", type=click.Choice(["outputs", "debug", "unfused"]), default="outputs", show_default=True,
+                 help="TensorRT: mark tensors as outputs, or have them shown while the engine runs: those wanted "
+                      "(debug), or those that no fusion hides (unfused)."),
+    click.option("--tf32", is_flag=True, help="TensorRT: let FP32 be computed in TF32."),
+    click.option("--engine", type=EXISTING, metavar="FILE",
+                 help="TensorRT: a serialized engine to compare, instead of one built here."),
+    click.option("--workspace", type=click.IntRange(1), metavar="MB", help="TensorRT: scratch memory of a layer."),
+    click.option("--builder-level", type=click.IntRange(0, 5), help="TensorRT: how long to look for fast kernels."),
+    click.option("--timing-cache", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
+                 help="TensorRT: kernel timings to read and to add to."))
+
+
+def tensorrt_options(watch: Watch, *, tf32: bool, engine: Path | None, workspace: int | None,
+                     builder_level: int | None, timing_cache: Path | None, shapes: Sequence[str]) -> TensorRtOptions:
+    """What the options above say; ranges of shapes are the engines', single ones only the inputs'.
+
+    Raises:
+        UsageError: a malformed shape.
+    """
+    from parity.backends.base import TensorRtOptions
+    from parity.graph.shapes import parse_range
+
+    ranges = dict(parse_range(text) for text in shapes)
+    return TensorRtOptions(watch, tf32, None if workspace is None else workspace * 2**20, builder_level, timing_cache,
+                           engine, profiles={name: r for name, r in ranges.items() if r.min != r.max})
+
+
+def targets_for(engine: Path | None, targets: Sequence[str]) -> Sequence[str]:
+    """The candidates; a given engine is one on TensorRT.
+
+    Raises:
+        UsageError: an engine beside more than one target, or beside one that is not TensorRT.
+    """
+    from parity.errors import UsageError
+
+    if engine is None or (len(targets) == 1 and targets[0].startswith("tensorrt")):
+        return targets
+    if targets:
+        raise UsageError("--engine stands for one candidate, on TensorRT", "Leave out -c, or give -c tensorrt-rtx.")
+    return ("tensorrt",)
 
 
 def title_of(model: Path) -> str:
@@ -77,8 +121,12 @@ def command_line() -> str:
     return shlex.join(["parity", *sys.argv[1:]])
 
 
+# Files to write, by what they are: where, and how.
+Writers = Mapping[str, tuple[Path, Callable[[Path], None]]]
+
+
 def show(report: Report, folder: Path, json_path: Path | None, *, html: bool, verbose: bool,
-         more: Mapping[str, Path] = MappingProxyType({})) -> None:
+         more: Mapping[str, Path] = MappingProxyType({}), also: Writers = MappingProxyType({})) -> None:
     """Write a report's files and print it; what could not be written is told after it.
 
     Args:
@@ -88,6 +136,7 @@ def show(report: Report, folder: Path, json_path: Path | None, *, html: bool, ve
         html: whether to write report.html.
         verbose: whether to print every tensor.
         more: files that were written before, by what they are.
+        also: further files to write.
 
     Raises:
         OutputError: a file could not be written.
@@ -101,6 +150,9 @@ def show(report: Report, folder: Path, json_path: Path | None, *, html: bool, ve
     paths: dict[str, Path] = {}
     try:
         paths = write_report(report, folder, json=json_path, html=html)
+        for what, (path, write) in also.items():
+            write(path)
+            paths[what] = path
     except ParityError as failure:  # the measurements are shown all the same
         error = failure
     print_report(report, Console(highlight=False), verbose=verbose, paths={**more, **paths})
