@@ -7,10 +7,12 @@ import traceback
 
 import click
 
+from parity.commands.calibrating import calibrate_tolerance
 from parity.commands.comparing import compare, render_report
 from parity.commands.fixing import fix
 from parity.commands.models import backends, check, convert, inspect, write_inputs
 from parity.commands.options import COULD_NOT
+from parity.commands.reducing import reduce
 from parity.errors import ParityError
 
 
@@ -30,7 +32,8 @@ def cli() -> None:
     """  # noqa: D301 - click wants the character itself
 
 
-for _command in (compare, fix, render_report, convert, check, backends, inspect, write_inputs):
+for _command in (compare, fix, reduce, calibrate_tolerance, render_report, convert, check, backends, inspect,
+                 write_inputs):
     cli.add_command(_command)
 
 

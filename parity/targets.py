@@ -10,7 +10,7 @@ from parity.errors import UsageError
 PRECISIONS = ("fp64", "fp32", "fp16", "bf16", "int8")
 # Those that are edits of the model: the same variant runs on every backend.
 VARIANTS = ("fp16", "bf16", "int8")
-_FORM = re.compile(r"(?P<backend>[a-z][\w.-]*)(@(?P<device>[\w.:-]+?))?(:(?P<precision>\w+))?")
+_FORM = re.compile(r"(?P<backend>[a-z][\w.-]*)(@(?P<device>[\w.-]+(:\d+)?))?(:(?P<precision>[^\W\d]\w*))?")
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Target:
 
     Attributes:
         backend: name of a backend, e.g. "onnxruntime".
-        device: "cpu", "cuda", …; empty for the backend's own default.
+        device: "cpu", "cuda", "cuda:1", …; empty for the backend's own default.
         precision: one of PRECISIONS; "fp32" runs the model as it is.
     """
 
@@ -37,7 +37,7 @@ class Target:
         match = _FORM.fullmatch(text)
         if match is None:
             raise UsageError(f"target {text!r} is not of the form backend[@device][:precision]",
-                             "Try onnxruntime, onnxruntime@cuda or pytorch:fp64.")
+                             "Try onnxruntime, onnxruntime@cuda, tensorrt:fp16 or pytorch:fp64.")
         precision = match["precision"] or "fp32"
         if precision not in PRECISIONS:
             raise UsageError(f"target {text!r}: unknown precision {precision!r}", f"Known: {', '.join(PRECISIONS)}.")

@@ -23,7 +23,7 @@ def is_repair(report: Report) -> bool:
     if len(report.candidates) != 1 or report.candidates[0].status != "ok":
         return False
     asked = report.command.startswith("parity fix")
-    return asked or (bool(report.candidates[0].fixes) and not report.command.startswith("parity compare"))
+    return asked or (bool(report.candidates[0].fixes) and not report.command.startswith(("parity compare", "pytest")))
 
 
 def fixed_name(model: str) -> str:

@@ -1,17 +1,17 @@
-"""The columns of figures that the HTML report embeds for report.js."""
+"""The columns of figures that the HTML report embeds for the page's script."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from parity.analysis.measure import Comparison
-from parity.report import answer, repairs, shares, words
+from parity.report import across, answer, closeup, repairs, shares, words
 from parity.report.record import Candidate, Layer, Report
 
 SHARES = 12  # layers with a bar of their own
-_DIGITS = 5  # significant digits of a figure in the page; report.json has all of them
+_DIGITS = 5  # significant digits of a figure in the page; the page's scripton has all of them
 
 _Value = Callable[[Layer], object]
 
@@ -40,33 +40,48 @@ _FIGURES: Mapping[str, _Value] = {
     "energy": lambda layer: layer.energy}
 
 
-def embedded(report: Report) -> str:
-    """What report.js draws from, as JSON that may stand in a script element.
+# Worst output error of each run, by target.
+History = Sequence[tuple[str, Sequence[float | None]]]
+
+
+def embedded(report: Report, history: History = (), runs: Sequence[str] = ()) -> str:
+    """What the page's script draws from, as JSON that may stand in a script element.
 
     Layers are one list a column, since 40,000 rows of named fields would not fit the file size; texts are places in
     `strings`.
+
+    Args:
+        report: what is shown.
+        history: of each target through several runs, as a multiple of its limit.
+        runs: their names.
     """
     strings: dict[str, int] = {}
     candidates = [_columns(place, candidate, strings) for place, candidate in enumerate(report.candidates)
                   if candidate.status == "ok"]
-    text = json.dumps({"focus": answer.focus(report), "candidates": candidates, "strings": list(strings)},
-                      ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    reads = [[_place(name, strings) for name in (tensor, *read)] for tensor, read in report.reads.items()]
+    costs = [[c.place, c.label, int(c.fix), _figure(1e3 * c.latency.median), _figure(c.error)]
+             for c in across.costs(report)]
+    text = json.dumps({"focus": answer.focus(report), "candidates": candidates, "reads": reads, "costs": costs,
+                       "runs": [words.visible(name) for name in runs],
+                       "history": [[words.visible(name), *map(_figure, errors)] for name, errors in history],
+                       "strings": list(strings)}, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return text
 
 
-def _columns(place: int, candidate: Candidate, strings: dict[str, int]) -> Mapping[str, object]:
-    def place_of(text: object) -> int | None:
-        return None if text is None else strings.setdefault(words.visible(str(text)), len(strings))
+def _place(text: object, strings: dict[str, int]) -> int | None:
+    return None if text is None else strings.setdefault(words.visible(str(text)), len(strings))
 
-    texts = {name: [place_of(value(layer)) for layer in candidate.tensors] for name, value in _TEXTS.items()}
+
+def _columns(place: int, candidate: Candidate, strings: dict[str, int]) -> Mapping[str, object]:
+    texts = {name: [_place(value(layer), strings) for layer in candidate.tensors] for name, value in _TEXTS.items()}
     figures = {name: [_figure(value(layer)) for layer in candidate.tensors] for name, value in _FIGURES.items()}
     first = words.blamed_layer(candidate)
     return {"place": place, "target": words.visible(candidate.target), "count": len(candidate.tensors),
             "first": None if first is None else candidate.tensors.index(first), "texts": texts,
             "figures": {name: column for name, column in figures.items() if any(v is not None for v in column)},
-            **_pictures(candidate)}
+            "portraits": closeup.portraits(candidate, _figure), **_pictures(candidate)}
 
 
 def _pictures(candidate: Candidate) -> Mapping[str, object]:

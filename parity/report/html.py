@@ -1,8 +1,9 @@
 """The HTML report: one file that holds everything, asks no network for anything, and runs no script but its own.
 
-The answer is plain HTML, so it needs no script. The figure and the layer table are drawn by report.js from the columns
-that columns.py embeds. plotly's script comes from the installed package, compressed; report.js unpacks it into a script
-element, which the content security policy lets run because it names the SHA-256 of the unpacked text.
+The answer is plain HTML, so it needs no script. The figures and the layer table are drawn by one script, joined from
+the parts in script/, out of the columns that columns.py embeds. plotly's script comes from the installed package,
+compressed; the page's own unpacks it into a script element, which the content security policy lets run because it names
+the SHA-256 of the unpacked text.
 """
 
 from __future__ import annotations
@@ -17,9 +18,13 @@ from functools import cache
 from importlib import resources
 from string import Template
 
-from parity.report import answer, findings, markup, words
-from parity.report.columns import embedded
+from parity.report import across, answer, courses, findings, markup, runs, words
+from parity.report.columns import History, embedded
 from parity.report.record import Candidate, Layer, Report
+from parity.report.runs import Runs
+
+# In this order: a part may use what stands before it while it is read, and anything once the last one runs.
+_SCRIPT = ("page", "data", "table", "plots", "network", "account", "across", "layer", "main")
 
 
 def render(report: Report) -> str:
@@ -27,17 +32,32 @@ def render(report: Report) -> str:
 
     Write it as UTF-8. It makes no request, and every name in it shows as text, whatever it holds.
     """
-    style, script = _part("report.css"), _part("report.js")
+    return _page(report, answer.headline(report), answer.mark(report), answer.next_step(report), _facts(report))
+
+
+def render_runs(shown: Runs) -> str:
+    """Several runs side by side, as one such document.
+
+    Args:
+        shown: two or more reports by name, in order: before and after, two devices, a history.
+    """
+    facts = "".join(f"<h3>{markup.name(name)}</h3>{_facts(report)}" for name, report in shown.items())
+    return _page(runs.merged(shown), runs.headline(shown), runs.mark(shown), runs.next_step(shown), facts,
+                 before=courses.section(shown), history=[(c.target, c.errors) for c in runs.courses(shown)],
+                 names=list(shown))
+
+
+def _page(report: Report, headline: str, mark: words.Mark, following: str, facts: str, *, before: str = "",
+          history: History = (), names: Sequence[str] = ()) -> str:
+    style, script = _part("report.css"), "\n".join(_part(f"script/{name}.js") for name in _SCRIPT)
     plotly, packed, sheets = _plotly()
-    headline = answer.headline(report)
     return Template(_part("template.html")).substitute(
         policy=_policy(scripts=(script, plotly), styles=(style, "")),
         style=style, sheets=sheets, script=script, plotly=packed,
         title=markup.text(f"{headline} {report.model.path}"), model=markup.name(report.model.path),
-        headline=markup.text(headline), mark=answer.mark(report), next=markup.text(answer.next_step(report)),
-        targets=_targets(report),
-        details="".join(_detail(report, i) for i in range(len(report.candidates))),
-        facts=_facts(report), data=embedded(report))
+        headline=markup.text(headline), mark=mark, next=markup.text(following), runs=before,
+        targets=_targets(report), details="".join(_detail(report, i) for i in range(len(report.candidates))),
+        across=across.section(report), facts=facts, data=embedded(report, history, names))
 
 
 def _part(name: str) -> str:

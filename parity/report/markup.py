@@ -49,23 +49,27 @@ def items(parts: Iterable[str]) -> str:
     return f"<ul>{''.join(f'<li>{part}</li>' for part in parts)}</ul>"
 
 
-def beside(plot: str, said: str, note: str, held: str) -> str:
-    """A picture that report.js draws, beside what holds the same figures in words.
+def beside(plot: str, said: str, note: str, held: str, *, place: str = "") -> str:
+    """A picture that the page's script draws, beside what holds the same figures in words.
 
     Args:
-        plot: which picture.
+        plot: which picture; empty where `place` says it.
         said: what it shows, for those who cannot see it.
         note: what a reader needs to know of it.
         held: the same figures (HTML already).
+        place: id of a picture that stands once in the page; those of `plot` stand once a target.
     """
-    return (f"<div class='beside'><figure hidden><div data-plot='{plot}' role='img' aria-label='{text(said)}'></div>"
+    which = f"id='{place}'" if place else f"data-plot='{plot}'"
+    return (f"<div class='beside'><figure hidden><div {which} role='img' aria-label='{text(said)}'></div>"
             f"<figcaption>{text(note)}</figcaption></figure>{held}</div>")
 
 
 def blocks(title: str, parts: Mapping[str, str]) -> str:
-    """Texts of several lines as they are, each under its name."""
+    """Texts of several lines as they are, each under its name, folded away."""
     if not parts:
         return ""
     made = (f"<h5>{text(key)}</h5><pre tabindex='0' role='region' aria-label='{text(key)}'>"
             f"{escape(words.lines(value))}</pre>" for key, value in parts.items())
-    return f"<h4>{text(title)}</h4>{''.join(made)}"
+    named = ", ".join(text(key) for key in parts)
+    return (f"<details class='words'><summary><b>{text(title)}</b> <small>{named}</small></summary>"
+            f"{''.join(made)}</details>")

@@ -11,6 +11,7 @@ from parity.report import answer, repairs, shares, words
 from parity.report.record import Candidate, Layer, Report
 
 _CAUSE = 300  # characters
+_MORE = 3  # candidates with a line of their own
 
 
 def failure(report: Report, candidates: Sequence[Candidate], written: Path | None = None) -> str:
@@ -21,15 +22,25 @@ def failure(report: Report, candidates: Sequence[Candidate], written: Path | Non
         candidates: those of its candidates that fail; at least one.
         written: where the report's files are, if they were written.
     """
-    lines: list[tuple[str, str]] = []
-    for candidate in candidates[:1]:
-        lines += _told(report, candidate)
-    lines += [("also", f"{words.target(c)}: {words.verdict(c)}") for c in candidates[1:]]
-    if written is not None:
-        lines.append(("report", str(written)))
-    lines.append(("again", reproduce(report, candidates[0])))
-    head = f"{words.visible(report.model.path)} on {words.target(candidates[0])}: {words.verdict(candidates[0])}"
+    lines = [*_outputs(candidates[0]), *account(report, candidates[0])]
+    lines += [("also", f"{words.target(c)}: {words.verdict(c)}") for c in candidates[1:_MORE]]
+    if len(candidates) > _MORE:
+        lines.append(("also", f"{len(candidates) - _MORE} more: {', '.join(map(words.target, candidates[_MORE:]))}"))
+    lines += [("report", told(written)), ("again", reproduce(report, candidates[0]))]
+    return laid_out(f"{subject(report, candidates[0])}: {words.verdict(candidates[0])}", lines)
+
+
+def laid_out(head: str, lines: Sequence[tuple[str, str]]) -> str:
+    """A headline and labelled lines below it; those without text are left out."""
     return "\n".join([head, *(f"  {label:<10} {text}" for label, text in lines if text)])
+
+
+def subject(report: Report, candidate: Candidate) -> str:
+    """What was compared: a model on a target, or one model against another."""
+    model = words.visible(report.model.path)
+    if candidate.model is None:
+        return f"{model} on {words.target(candidate)}"
+    return f"{words.target(candidate)} against {model}"
 
 
 def reproduce(report: Report, candidate: Candidate) -> str:
@@ -43,10 +54,21 @@ def reproduce(report: Report, candidate: Candidate) -> str:
     return words.visible(shlex.join(parts))
 
 
-def _told(report: Report, candidate: Candidate) -> list[tuple[str, str]]:
-    output, found, fix = worst_output(candidate), candidate.first_bad, repairs.best(candidate)
+def told(written: Path | None) -> str:
+    """Where the report is; nothing where none was written."""
+    return "" if written is None else str(written)
+
+
+def _outputs(candidate: Candidate) -> list[tuple[str, str]]:
+    output = worst_output(candidate)
     lines = [("output", _figures(output))] if output is not None else []
-    lines += [("asked", words.task(task)) for task in candidate.tasks if not task.passed]
+    return lines + [("asked", words.task(task)) for task in candidate.tasks if not task.passed][:2]
+
+
+def account(report: Report, candidate: Candidate) -> list[tuple[str, str]]:
+    """The first bad layer, its share, the cause and the fix, as (label, text), as far as they are known."""
+    found, fix = candidate.first_bad, repairs.best(candidate)
+    lines: list[tuple[str, str]] = []
     if found is not None:
         layer = words.blamed_layer(candidate)
         at = f", {words.visible(found.source)}" if found.source else ""

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from parity.analysis.diagnose import Diagnosis
 from parity.analysis.localize import Kind as Kind  # noqa: PLC0414 - renderers take it from here
 from parity.analysis.measure import Comparison
+from parity.analysis.portrait import Portrait
+from parity.backends.base import CompiledLayer
 from parity.backends.latency import Latency
 from parity.errors import Diverged, UsageError
 from parity.fixes.fix import Fix
@@ -52,6 +54,7 @@ class Layer:
         level: how the reference evaluated the node ("torch", "function", "reference").
         tolerance: for an output, the limit that it was judged by; None for other tensors.
         noise: for an output, the distance (relative L2) of the FP32 reference from FP64.
+        portrait: both sides close up, for outputs, tensors to blame and those of the largest shares.
     """
 
     tensor: str
@@ -73,6 +76,7 @@ class Layer:
     level: str | None = None
     tolerance: float | None = None
     noise: float | None = None
+    portrait: Portrait | None = None
 
 
 @dataclass(frozen=True)
@@ -168,6 +172,7 @@ class Candidate:
         notes: plain sentences that a reader should know.
         accuracy: where labels were given.
         tasks: the outputs judged as was asked for.
+        compiled: what the runtime made of the model: its layers, the nodes that each computes, its element types.
     """
 
     target: str
@@ -191,6 +196,7 @@ class Candidate:
     tasks: tuple[TaskResult, ...] = ()
     model: ModelFacts | None = None
     asked: bool = True
+    compiled: tuple[CompiledLayer, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -230,6 +236,7 @@ class Report:
         verdict: "divergence" when an asked-for or real candidate's outputs fail, "error" when nothing could run.
         partial: the run was interrupted; what is here was measured before that.
         proposals: judges that seem to fit the outputs, in words; none was assumed.
+        reads: the tensors that the node of each tensor reads, weights aside.
     """
 
     verdict: Verdict
@@ -243,6 +250,7 @@ class Report:
     samples: int = 1
     partial: bool = False
     proposals: tuple[str, ...] = ()
+    reads: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
 
     @property

@@ -9,7 +9,9 @@ from functools import cache
 import numpy as np
 
 from parity.analysis.diagnose import Diagnosis
+from parity.analysis.histogram import Distributions, distributions
 from parity.analysis.measure import Comparison, measure
+from parity.analysis.portrait import Format, Operand, Portrait
 from parity.backends.latency import Latency
 from parity.fixes.fix import CurvePoint, Fix, KeptLayer
 from parity.report.record import (
@@ -212,6 +214,41 @@ def hostile_findings() -> Candidate:
     return replace(candidate, fixes=(nasty,), diagnoses=said)
 
 
+def _counted(reference: np.ndarray, candidate: np.ndarray) -> Distributions:
+    found = distributions(reference, candidate)
+    assert found is not None
+    return found
+
+
+@cache
+def portrait(*, wild: bool = False) -> Portrait:
+    """A tensor that INT8 clips; a wild one holds NaN and infinity, and nothing but zeros beside them."""
+    values = np.random.default_rng(5).standard_normal(4096).reshape(1, 4, 32, 32)
+    rounded = np.clip(np.rint(values / 0.02) * 0.02, -2.56, 2.54)
+    if wild:
+        return Portrait(_counted(np.zeros(6), np.array([0, np.nan, np.inf, -np.inf, 0, 0])), None, ())
+    int8 = Format("int8", -2.56, 2.54, 0.02, zero=0, clipped=0.0105)
+    return Portrait(_counted(values, rounded), int8, (
+        Operand("/layer2/Add_16_output_0", -3.1, 3.4, int8),
+        Operand("</script>weight", -0.4, 0.5, Format("int8", -0.5, 0.496, 0.0039, scales=64)),
+        Operand("bias", math.nan, math.inf, None)))
+
+
+def pictured() -> Report:
+    """A run with all that the page can draw: close-ups, a graph, latencies, several targets."""
+    shown = explained()
+    tensors = tuple(replace(found, portrait=portrait()) if i in {3, 17, 24} else
+                    replace(found, portrait=portrait(wild=True)) if i == 18 else found
+                    for i, found in enumerate(shown.tensors))
+    names = [found.tensor for found in tensors]
+    reads = {name: tuple(names[max(0, i - 2):i]) or ("image",) for i, name in enumerate(names)}
+    reads |= {f"/hidden{i}": (names[17],) for i in range(9)}
+    fast, slow = Latency(0.0121, 0.0119, 0.0130, 7), Latency(0.0302, 0.0290, 0.0331, 7)
+    shown = replace(shown, tensors=tensors, latency=fast)
+    run = report(replace(good(), latency=slow), shown, unavailable(), emulated())
+    return replace(run, reads=reads)
+
+
 def report(*candidates: Candidate, verdict: Verdict | None = None) -> Report:
     """A run over the candidates; the verdict is the worst of theirs unless given."""
     verdicts = {candidate.verdict for candidate in candidates if candidate.asked}
@@ -237,5 +274,6 @@ EVERY = {
     "no fix": report(explained(1.7)),
     "repaired": repaired(),
     "hostile findings": report(hostile_findings()),
+    "pictured": pictured(),
     "interrupted": replace(report(good(5)), partial=True),
 }

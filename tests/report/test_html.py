@@ -49,7 +49,7 @@ class Page(HTMLParser):
         return next(content for _, attributes, content in self.raw if attributes.get("id") == name)
 
     def data(self) -> Any:
-        """What report.js reads."""
+        """What the page's script reads."""
         return json.loads(self.holding("data"))
 
 
@@ -153,7 +153,8 @@ def test_the_candidate_in_focus() -> None:
     data = page("mixed").data()
     assert data["focus"] == 1
     assert [each["place"] for each in data["candidates"]] == [0, 1, 3]
-    assert page("no candidates").data() == {"focus": None, "candidates": [], "strings": []}
+    assert page("no candidates").data() == {
+        "focus": None, "candidates": [], "reads": [], "costs": [], "runs": [], "history": [], "strings": []}
 
 
 def test_ids_are_unique() -> None:
@@ -226,7 +227,7 @@ def test_every_picture_has_its_words_and_its_figures() -> None:
     pictures = [a for _, a in shown.elements if "data-plot" in a]
     assert [a["data-plot"] for a in pictures] == ["shares", "curve"]
     assert all(a["role"] == "img" and "table beside it" in (a["aria-label"] or "") for a in pictures)
-    assert sum(tag == "figure" and "hidden" in a for tag, a in shown.elements) == 2
+    assert sum(tag == "figure" and "hidden" in a for tag, a in shown.elements) == 4  # two stand once in the page
     columns = shown.data()["candidates"][1]
     assert sum(share for _, _, share, _ in columns["shares"]) == pytest.approx(1, abs=1e-4)
     assert columns["shares"][0] == ["/layer2/BatchNormalization_17_output_0", "BatchNormalization", 0.561, 17]

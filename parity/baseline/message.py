@@ -1,0 +1,60 @@
+"""A run that is worse than its baseline, as a test's failure message."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from parity.baseline.drift import Drift
+from parity.baseline.record import Baseline
+from parity.report import words
+from parity.report.message import account, laid_out, reproduce, subject, told
+from parity.report.record import Candidate, Report
+
+_MEANING = {"own": "what the layer itself adds", "error": "the error up to there"}
+
+
+def regression(report: Report, candidate: Candidate, drifts: Sequence[Drift], accepted: Baseline, path: Path,
+               written: Path | None = None) -> str:
+    """Which layer moved, by how much, and what that did to the outputs.
+
+    Args:
+        report: the run.
+        candidate: the one that is worse than its baseline, while within tolerance.
+        drifts: what is worse, in the order of the graph; at least one.
+        accepted: the baseline.
+        path: its file.
+        written: the report's main file, if it was written.
+    """
+    first, layer = drifts[0], drifts[0].layer
+    at = f", {words.visible(layer.source)}" if layer.source else ""
+    which = f"{'output ' * first.output}{words.visible(layer.tensor)} ({words.visible(layer.op)}){at}"
+    lines = [("moved", f"{which}: {_MEANING[first.figure]} is {_change(first)}")]
+    later = {d.layer.tensor for d in drifts} - {layer.tensor}
+    if later:
+        lines.append(("with it", f"{words.plural(len(later), 'tensor')} after it"))
+    lines += [("output", _output(drift)) for drift in drifts if drift.output and drift is not first][:1]
+    lines += [("since then", _changes(report, candidate, accepted)), *account(report, candidate),
+              ("baseline", f"{path}; `pytest --parity-update` accepts this run instead"),
+              ("report", told(written)), ("again", reproduce(report, candidate))]
+    return laid_out(f"{subject(report, candidate)}: worse than its baseline, while within tolerance", lines)
+
+
+def _changes(report: Report, candidate: Candidate, accepted: Baseline) -> str:
+    """What is not as it was, as far as it is known."""
+    facts = candidate.model or report.model
+    model = "the model is another file" if facts.sha256 != accepted.sha256 else ""
+    version = f"the runtime was {accepted.version}, is {candidate.version}" * (candidate.version != accepted.version)
+    return words.visible("; ".join(filter(None, [model, version])))
+
+
+def _output(drift: Drift) -> str:
+    limit = words.number(drift.layer.tolerance)
+    return f"{words.visible(drift.layer.tensor)}: relative L2 error {_change(drift)}, limit {limit}"
+
+
+def _change(drift: Drift) -> str:
+    times = f" ({words.number(drift.now / drift.before)} times)" if 0 < drift.before < math.inf else ""
+    return (f"{words.number(drift.now)}, was {words.number(drift.before)}{times}; "
+            f"rounding explains {words.number(drift.noise)} more")

@@ -1,0 +1,76 @@
+"""Tests that are written as a marker, or listed in a file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from parity.errors import ParityError
+from parity.pytest_plugin.asserting import Parity
+from parity.pytest_plugin.case import Case, located
+from parity.pytest_plugin.listed import Pair, pairs_in
+
+PARITY = pytest.StashKey[Parity]()
+
+
+class ListFile(pytest.File):
+    """A parity.toml, or a pyproject.toml with [tool.parity]."""
+
+    def collect(self) -> Iterator[PairItem]:
+        """A test for each model on each of its targets; no model is read yet."""
+        try:
+            pairs = pairs_in(self.path)
+        except ParityError as error:
+            raise self.CollectError(told(error)) from error
+        for pair in pairs:
+            yield PairItem.from_parent(self, name=pair.name, pair=pair)
+
+
+class PairItem(pytest.Item):
+    """A listed model on one of its targets."""
+
+    def __init__(self, *, name: str, parent: ListFile, pair: Pair) -> None:
+        super().__init__(name, parent)
+        self.pair = pair
+        self.add_marker("parity")
+
+    def runtest(self) -> None:
+        """Compare."""
+        run(self, self.pair.case)
+
+    def reportinfo(self) -> tuple[Path, int | None, str]:
+        """Where it is listed."""
+        return self.path, None, self.name
+
+
+def run(item: pytest.Item, case: Case) -> None:
+    """Compare for a test that has no line of its own to point at."""
+    try:
+        failure = item.stash[PARITY].run(case).failure
+    except ParityError as error:
+        failure = told(error)
+    if failure:
+        pytest.fail(failure, pytrace=False)
+
+
+def case_of_marker(item: pytest.Item) -> Case | None:
+    """What the marker of a test asks for, paths taken from the test's folder; None where it has none.
+
+    Raises:
+        CollectError: the marker's arguments make no sense.
+    """
+    marker = item.get_closest_marker("parity")
+    if marker is None or isinstance(item, PairItem):
+        return None
+    try:
+        return located(Case(*marker.args, **marker.kwargs), item.path.parent)
+    except TypeError as error:
+        said = str(error).replace("Case.__init__()", "the marker `parity`")
+        raise pytest.Collector.CollectError(f"{item.nodeid}: {said}") from error
+
+
+def told(error: ParityError) -> str:
+    """An error of parity's as a test's message."""
+    return f"parity: {error.message}" + (f"\n        {error.hint}" if error.hint else "")

@@ -1,0 +1,135 @@
+"""Models listed in parity.toml and pyproject.toml."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from parity.errors import UsageError
+from parity.pytest_plugin.case import Case
+from parity.pytest_plugin.listed import pairs_in
+from tests.pytest_plugin.conftest import Project
+
+pytest_plugins = ["pytester"]
+
+
+def listing(folder: Path, text: str, name: str = "parity.toml") -> Path:
+    """Write a list."""
+    path = folder / name
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_each_model_on_each_target_is_a_pair_with_a_stable_name(tmp_path: Path) -> None:
+    """Names come from the list alone; a model's entries go over those of all, a target's limits over its model's."""
+    pairs = pairs_in(listing(tmp_path, """
+targets = ["onnxruntime", "onnxruntime:int8"]
+allow = ["tensorrt"]
+tolerance = "fp16"
+[[model]]
+path = "a/net.onnx"
+inputs = "a/inputs.npz"
+tolerance = { rel_l2 = 1e-3, "onnxruntime:int8" = { rel_l2 = 0.5, max_abs = 1.0 } }
+[[model]]
+path = "b/net.onnx"
+targets = ["tensorrt:fp16"]
+seed = 4
+[[model]]
+path = "b/net.onnx"
+name = "again"
+"""))
+    assert [pair.name for pair in pairs] == [
+        "a/net[onnxruntime]", "a/net[onnxruntime:int8]", "b/net[tensorrt:fp16]", "again[onnxruntime]",
+        "again[onnxruntime:int8]"]
+    assert pairs[0].case == Case(tmp_path / "a" / "net.onnx", ["onnxruntime"], tmp_path / "a" / "inputs.npz",
+                                 {"rel_l2": 1e-3}, ["tensorrt"])
+    assert pairs[1].case.tolerance == {"rel_l2": 0.5, "max_abs": 1.0}
+    assert (pairs[2].case.tolerance, pairs[2].case.seed) == ("fp16", 4)
+
+
+def test_pyproject_lists_models_too_and_need_not(tmp_path: Path) -> None:
+    """[tool.parity] holds what parity.toml does."""
+    text = '[project]\nname = "x"\n'
+    assert pairs_in(listing(tmp_path, text, "pyproject.toml")) == []
+    text += '[tool.parity]\ntargets = ["pytorch:fp64"]\n[[tool.parity.model]]\npath = "m.onnx"\n'
+    assert [pair.name for pair in pairs_in(listing(tmp_path, text, "pyproject.toml"))] == ["m[pytorch:fp64]"]
+
+
+@pytest.mark.parametrize(("text", "words"), [
+    ("[[model]", "cannot be read"), ("[[model]]\nname = 'x'", "no `path`"),
+    ("model = 3", "not a list of tables"), ("[[model]]\npath = 'm.onnx'\ntarget = ['x']", "Did you mean `targets`"),
+    ("tolerence = 3", "Did you mean `tolerance`"), ("path = 'm.onnx'", "unknown entry `path`"),
+    ("[[model]]\npath = 'm.onnx'\ntargets = 'onnxruntime'", "not a list of targets"),
+    ("[[model]]\npath = 'm.onnx'\ntargets = [3]", "something else than text"),
+    ("[[model]]\npath = 'm.onnx'\ntargets = ['onnxruntime:fp17']", "unknown precision 'fp17'"),
+    ("[[model]]\npath = 'm.onnx'\nseed = true", "not a number"),
+    ("[[model]]\npath = 'm.onnx'\nbaseline = 'never'", "`baseline` of m.onnx is 'never'"),
+    ("[[model]]\npath = 'm.onnx'\ntolerance = { 'tensorrt' = { rel_l2 = 1.0 } }", "none of the targets"),
+    ("[[model]]\npath = 'm.onnx'\n[[model]]\npath = 'm.onnx'", "two tests are called m[onnxruntime]")])
+def test_a_list_that_makes_no_sense_is_refused(tmp_path: Path, text: str, words: str) -> None:
+    """The message names the entry, the hint what may stand there."""
+    with pytest.raises(UsageError) as raised:
+        pairs_in(listing(tmp_path, text))
+    assert words in str(raised.value)
+
+
+def test_listed_pairs_are_tests_where_they_are_asked_for(project: Project) -> None:
+    """With --parity, by their ids, and from a folder below; a failure is told without frames."""
+    project.write("parity.toml", """
+tolerance = { rel_l2 = 1e-3 }
+[[model]]
+path = "good.onnx"
+targets = ["onnxruntime", "pytorch:fp64", "pytorch@nowhere"]
+allow = ["pytorch"]
+""")
+    project.write("sub/parity.toml", '[[model]]\npath = "../bad.onnx"\nname = "bad"\n'
+                                     'tolerance = { cosine = 2.0 }\n')
+    project.run().assert_outcomes()
+    result = project.run("--parity", "-v")
+    result.assert_outcomes(passed=2, failed=1, skipped=1)
+    result.stdout.fnmatch_lines_random([
+        "parity.toml::good[[]onnxruntime] PASSED*", "sub/parity.toml::bad[[]onnxruntime] FAILED*",
+        "*bad.onnx on onnxruntime: divergence*"])
+    assert not any("hidden" in line for line in result.outlines)
+    project.run("parity.toml::good[pytorch:fp64]").assert_outcomes(passed=1)
+    project.run("--parity", "--parity-targets", "pytorch:fp64").assert_outcomes(passed=1, deselected=3)
+    project.run("--parity", "-m", "parity", "-k", "nowhere").assert_outcomes(skipped=1, deselected=3)
+
+
+def test_the_list_at_the_root_is_found_beside_testpaths(project: Project) -> None:
+    """`pytest --parity` runs it though `testpaths` names another folder, and once only."""
+    (project.folder / "tox.ini").unlink()
+    project.write("tests/test_plain.py", "def test_plain(): ...\n")
+    project.write("pyproject.toml", '[tool.pytest.ini_options]\ntestpaths = ["tests"]\n'
+                                    '[[tool.parity.model]]\npath = "good.onnx"\n')
+    project.run("--parity").assert_outcomes(passed=2)
+    project.run("--parity", "tests").assert_outcomes(passed=1)
+
+
+def test_no_list_at_all_is_an_error(project: Project) -> None:
+    """A run that was to hold models to parity and found none has not passed."""
+    result = project.run("--parity")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert "no parity.toml" in result.stderr.str()
+
+
+def test_a_list_that_cannot_be_read_is_told_while_collecting(project: Project) -> None:
+    """One error, in words."""
+    project.write("parity.toml", "[[model]]\nname = 'x'\n")
+    result = project.run("--parity")
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["*parity.toml: a model has no `path`*"])
+
+
+def test_listed_models_keep_baselines_beside_the_list(project: Project) -> None:
+    """Two models of one name keep their own."""
+    for folder in ("a", "b"):
+        (project.folder / folder).mkdir()
+        project.candidate().rename(project.folder / folder / "net.onnx")
+    project.write("parity.toml", '[[model]]\npath = "a/net.onnx"\n[[model]]\npath = "b/net.onnx"\n')
+    project.run("--parity", "--parity-update").assert_outcomes(passed=2)
+    stored = sorted(path.name for path in (project.folder / "parity_baselines" / "parity").iterdir())
+    assert len(stored) == 2
+    assert stored[0].startswith("a-net-onnxruntime")
+    project.run("--parity").assert_outcomes(passed=2)

@@ -1,0 +1,157 @@
+"""From a fault to a small model that shows it, on ONNX Runtime itself."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from parity.analysis.tolerance import Tolerance
+from parity.backends.base import RunOptions
+from parity.errors import BackendFailed, BackendUnavailable, UsageError
+from parity.graph.model import Model
+from parity.reduce.pipeline import Order, Repro
+from tests.builders import chain, declared, node, proto_of
+from tests.reduce.cases import (
+    ONE_THREAD,
+    branching,
+    crashing,
+    fused,
+    looping,
+    model_of,
+    operators,
+    reduced,
+    repro_of,
+    requantised,
+    weights,
+)
+
+
+@pytest.fixture(scope="module")
+def wrong_weight(tmp_path_factory: pytest.TempPathFactory) -> Repro:
+    """Of a chain of seven nodes, the repro of the one whose weight is wrong in another file."""
+    return repro_of(tmp_path_factory.mktemp("wrong_weight"), chain(), chain("w1"))
+
+
+def ran_by_pytest(repro: Repro, model: str = "repro.onnx") -> subprocess.CompletedProcess[str]:
+    """What anybody's pytest makes of the files."""
+    return subprocess.run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_repro.py"],
+                          cwd=repro.written["test"].parent, env={"REPRO_MODEL": model}, capture_output=True, text=True,
+                          check=False)
+
+
+def test_a_wrong_weight_becomes_one_node(wrong_weight: Repro) -> None:
+    """The node alone fails in a fresh process, passes with the reference's weight, and only what it needs is kept."""
+    assert operators(wrong_weight) == ["MatMul"]
+    assert wrong_weight.shown.part.outputs == ("c",)
+    assert (wrong_weight.verified.shown, wrong_weight.verified.clean) == (True, True)
+    assert wrong_weight.runs <= 25
+    model = onnx.load(wrong_weight.written["repro"])
+    onnx.checker.check_model(model, full_check=True)
+    assert [t.name for t in model.graph.initializer] == ["w1"]
+
+
+def test_the_written_test_is_one_of_pytest(wrong_weight: Repro) -> None:
+    """It fails on repro.onnx and passes on reference.onnx, with nothing of parity imported."""
+    assert "parity" not in wrong_weight.written["test"].read_text(encoding="utf-8")
+    assert ran_by_pytest(wrong_weight).returncode == 1
+    assert ran_by_pytest(wrong_weight, "reference.onnx").returncode == 0
+
+
+def test_the_bug_report_tells_what_is_needed(wrong_weight: Repro) -> None:
+    """Versions, device, figures, shapes and how to run it are in BUG.md."""
+    text = wrong_weight.written["report"].read_text(encoding="utf-8")
+    assert text.startswith("# other.onnx on onnxruntime computes a wrong result of MatMul")
+    for words in ("onnxruntime: ", "on cpu", "python test_repro.py", "| `c` |", "float32 [1, 8]", "model's own",
+                  "the same runtime is right"):
+        assert words in text
+
+
+def test_where_nothing_is_wrong_nothing_is_written(tmp_path: Path) -> None:
+    """Parity, and no tensor to blame: no files."""
+    assert reduced(tmp_path, chain()) is None
+    assert not (tmp_path / "repro").exists()
+
+
+def test_what_watching_hides_is_bisected(tmp_path: Path) -> None:
+    """Of a fusion that only the unwatched run does, exactly the four nodes that it takes are left."""
+    found = repro_of(tmp_path, requantised(), order=Order(ONE_THREAD, Tolerance({"rel_l2": 1e-3})))
+    assert found.symptom.kind == "outputs"
+    assert operators(found) == ["QuantizeLinear", "DequantizeLinear"] * 2
+    assert found.verified.shown
+    assert "With graph optimisation off the runtime is right." in found.story.notes
+    assert found.runs <= 25
+
+
+def test_a_crash_becomes_the_node_that_the_runtime_dies_of(tmp_path: Path) -> None:
+    """The process that runs the repro dies as the one that ran the model did; pytest itself does not."""
+    found = repro_of(tmp_path, crashing())
+    assert operators(found) == ["Split"]
+    assert "SIGSEGV" in found.shown.failure
+    assert found.verified.shown
+    done = ran_by_pytest(found)
+    assert done.returncode == 1
+    assert "1 failed" in done.stdout
+
+
+@pytest.mark.parametrize(("build", "left"), [(looping, "Loop"), (branching, "Mul")])
+def test_control_flow(build: Callable[[float], onnx.ModelProto], left: str, tmp_path: Path) -> None:
+    """The body of a Loop is one unit; the node in the taken branch of an If stands alone."""
+    found = repro_of(tmp_path, build(1.0), build(1.01))
+    assert operators(found) == [left]
+    assert (found.verified.shown, found.verified.clean) == (True, True)
+
+
+def test_a_fault_that_needs_its_neighbour(tmp_path: Path) -> None:
+    """Weights of four bits and their MatMul are fused into a kernel that rounds: neither of them does alone."""
+    found = repro_of(tmp_path, fused())
+    assert operators(found) == ["DequantizeLinear", "MatMul"]
+
+
+def test_a_precision_that_misses_its_tolerance(tmp_path: Path) -> None:
+    """What a format loses is cut out of the variant, with the reference's result as expected."""
+    order = Order(RunOptions("off", threads=1), Tolerance({"rel_l2": 1e-3}))  # or kernels that saturate are found
+    model = model_of([node("MatMul", ["x", "w0"], ["a"]), node("Tanh", ["a"], ["y"])], weights("w0"))
+    found = repro_of(tmp_path, model, target="onnxruntime:int8", order=order)
+    assert "QuantizeLinear" in operators(found)
+    assert found.story.limited
+    assert found.verified.shown
+    assert "loses accuracy" in found.story.title
+
+
+def test_seeded_values_stand_for_ones_own(tmp_path: Path) -> None:
+    """With --anonymise no value of input or weight is the model's, the fault stays, and what is kept is said."""
+    good, bad = (proto_of([node("Gather", ["table", "ids"], ["a"]), node("LeakyRelu", ["a"], ["b"], alpha=alpha),
+                           node("MatMul", ["b", "w"], ["y"])], [declared("ids", (2, 5), onnx.TensorProto.INT64)],
+                          [declared("y", (2, 5, 8))], {"table": weights("t", rows=100)["t"], **weights("w")})
+                 for alpha in (0.1, 0.2))
+    found = repro_of(tmp_path, good, bad, order=Order(ONE_THREAD, anonymise=True))
+    assert found.story.notes[0].startswith("Seeded values")
+    assert "a" in found.story.notes[0]
+    own = Model.load(tmp_path / "model.onnx").weight("table")
+    assert not np.isin(found.shown.part.feed["a"], own).any()
+
+
+def test_a_weight_in_which_the_sides_differ_is_kept(tmp_path: Path) -> None:
+    """--anonymise does not replace what the fault may be in, and says so."""
+    kept = repro_of(tmp_path, chain(), chain("w1"), order=Order(ONE_THREAD, anonymise=True))
+    assert any("OWN values are still in w1" in note for note in kept.story.notes)
+
+
+def test_what_cannot_be_reduced_is_told(tmp_path: Path) -> None:
+    """An absent device and an emulated target are errors with a way on."""
+    with pytest.raises(BackendUnavailable):
+        reduced(tmp_path, chain(), target="onnxruntime@cuda")
+    with pytest.raises(UsageError, match="without parity"):
+        reduced(tmp_path, chain(), target="pytorch:fp16")
+
+
+def test_a_budget_that_is_too_small_is_told(tmp_path: Path) -> None:
+    """Where the runs do not suffice even for one part, nothing is claimed."""
+    with pytest.raises(BackendFailed, match="on no part of it"):
+        reduced(tmp_path, fused(), order=Order(ONE_THREAD, runs=2))

@@ -1,0 +1,159 @@
+"""The layer table, the page of a layer, and the ways that lead there."""
+
+from __future__ import annotations
+
+import csv
+import re
+from pathlib import Path
+
+import pytest
+
+from parity.report.html import render
+from tests.report import samples
+from tests.report.browser.chromium import Visit, large
+from tests.report.browser.conftest import Opening
+
+pytestmark = pytest.mark.browser
+
+FIRST = "/layer2/BatchNormalization_17_output_0"
+
+
+def tensors(seen: Visit) -> list[str]:
+    """The names in the rows that are drawn."""
+    return seen.texts("#table tbody tr:not(.gap) .c-tensor")
+
+
+def test_search_and_filters_narrow_the_table(visit: Opening) -> None:
+    """Search, operator and only-bad narrow it together, and the count says to how much."""
+    seen = visit("pictured")
+    seen.page.locator("#op").select_option("=Conv")
+    assert seen.texts("#count") == ["10 of 40 tensors"]
+    seen.page.locator("#search").fill("LAYER2")
+    assert tensors(seen) == ["/layer2/Conv_16_output_0", "/layer2/Conv_19_output_0"]
+    seen.page.locator("#search").fill("")
+    seen.page.locator("#op").select_option("")
+    seen.page.locator("#only-bad").check()
+    assert tensors(seen) == [FIRST]
+    seen.page.locator("#search").fill("nothing of that name")
+    assert seen.texts("#table .empty") == ["No tensor matches."]
+
+
+def test_columns_are_chosen(visit: Opening) -> None:
+    """A column that is ticked appears, one that is not goes, and the tensor's name stays."""
+    seen = visit("pictured")
+    seen.page.locator(".menu summary").click()
+    seen.page.get_by_role("checkbox", name="Source").check()
+    seen.page.get_by_role("checkbox", name="Floor", exact=True).uncheck()
+    heads = seen.texts("#table thead th")
+    assert "Source" in heads
+    assert "Floor" not in heads
+    assert seen.texts("#table tbody .c-source")[0] == "model.py:10"
+    assert seen.page.get_by_role("checkbox", name="Tensor").is_disabled()
+
+
+def test_a_heading_sorts(visit: Opening) -> None:
+    """A click on a figure's heading puts the largest first, another the smallest, and says so to screen readers."""
+    seen = visit("pictured")
+    head = seen.page.locator("#table th.c-share")
+    head.locator("button").click()
+    assert tensors(seen)[0] == FIRST
+    assert head.get_attribute("aria-sort") == "descending"
+    head.locator("button").press("Enter")
+    assert tensors(seen)[0] == "/layer2/Conv_19_output_0"
+    assert head.get_attribute("aria-sort") == "ascending"
+
+
+def test_the_table_is_downloaded_as_shown(visit: Opening, tmp_path: Path) -> None:
+    """The CSV holds the rows that the filters leave, and no cell that a spreadsheet would run."""
+    seen = visit("hostile")
+    with seen.page.expect_download() as download:
+        seen.page.locator("#download").click()
+    download.value.save_as(tmp_path / "layers.csv")
+    with (tmp_path / "layers.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == len(samples.HOSTILE)
+    assert "'=HYPERLINK(\"http://example.org\")" in [row["tensor"] for row in rows]
+    assert float(rows[0]["local"]) == pytest.approx(0.5, rel=1e-4)
+
+
+def test_keys_move_the_selection(visit: Opening) -> None:
+    """Arrow keys, page keys, Home and End move through the table, and what is chosen is announced."""
+    seen = visit("pictured")
+    seen.page.locator("#scroller").focus()
+    for key in ("ArrowDown", "ArrowDown", "ArrowUp"):
+        seen.page.keyboard.press(key)
+    assert seen.texts("#layer h3") == ["/layer0/Conv_0_output_0"]
+    seen.page.keyboard.press("End")
+    assert seen.texts("#layer h3") == ["/layer4/Gemm_39_output_0"]
+    assert seen.texts("#table tr[aria-current] .c-tensor") == ["/layer4/Gemm_39_output_0"]
+    assert "/layer4/Gemm_39_output_0" in (seen.page.locator("#layer-said").text_content() or "")
+
+
+def test_a_layers_page_shows_it_whole(visit: Opening) -> None:
+    """Distributions, the format's range and clipping, worst elements, operands, neighbours and other targets."""
+    seen = visit("pictured").drawn()
+    seen.page.locator("a[data-first]").first.click()
+    assert seen.texts("#layer h3") == [FIRST]
+    seen.page.wait_for_selector("#values-plot .bars path")
+    seen.page.wait_for_selector("#error-plot .bars path")
+    assert seen.page.locator("#values-plot .shapelayer path").count() == 2
+    said = seen.page.locator("#layer").inner_text()
+    for text in ("int8: -2.56 to 2.54, steps of 0.02, zero at 0, 1.1% clipped", "(the largest of 64 scales)",
+                 "</script>weight", "Worst elements", "On other targets", "pytorch:int8"):
+        assert text in said
+    assert seen.page.locator(".around .box").count() == 9
+    assert "and 6 more" in seen.page.locator(".around").text_content()
+    seen.page.locator(".around a").first.click()
+    assert seen.texts("#layer h3") == ["/layer1/Gemm_15_output_0"]
+
+
+def test_a_tensor_that_is_not_finite_has_a_page(visit: Opening) -> None:
+    """NaN and infinity among the worst elements are written out, and nothing but zeros is still drawn."""
+    seen = visit("pictured").drawn()
+    seen.page.evaluate("select(18)")
+    seen.page.wait_for_selector("#values-plot .bars path")
+    said = seen.page.locator("#layer").inner_text()
+    assert "NaN" in said
+    assert "−∞" in said
+
+
+def click(seen: Visit, figure: str, across: float, down: float) -> None:
+    """Click in a figure, at parts of its width and height."""
+    area = seen.page.locator(f"{figure} .nsewdrag").first
+    area.scroll_into_view_if_needed()
+    box = area.bounding_box()
+    seen.page.mouse.click(box["x"] + across * box["width"], box["y"] + down * box["height"])
+
+
+def test_a_click_in_a_figure_leads_to_the_layer(visit: Opening) -> None:
+    """The error along the network and the shares each lead to the layer under the pointer."""
+    seen = visit("pictured").drawn()
+    click(seen, "#plot", 0.5, 0.5)
+    assert re.search(r"_\d+_output_0", seen.texts("#layer h3")[0])
+    click(seen, "[data-candidate='1'] [data-plot='shares']", 0.5, 0.06)
+    assert seen.texts("#layer h3") == [FIRST]
+
+
+def test_the_map_leads_to_another_target(visit: Opening) -> None:
+    """A click in the map chooses the target of its row and the layer of its column."""
+    seen = visit("pictured").drawn()
+    click(seen, "#map-plot", 0.01, 0.1)
+    assert seen.page.locator("#target").input_value() == "0"
+    assert seen.texts("#layer h3") == ["/layer0/Conv_0_output_0"]
+    seen.page.locator("#map-figure").select_option("local")
+    assert seen.texts("#map-high") != ["–"]
+
+
+def test_ten_thousand_layers_of_four_targets(visit: Opening, tmp_path: Path) -> None:
+    """The file keeps to 12 MB, only the rows in sight are drawn, the last can be reached, and search finds one."""
+    path = tmp_path / "large.html"
+    path.write_text(render(large(10_000, 4)), encoding="utf-8")
+    assert path.stat().st_size <= 12e6
+    seen = visit(path).drawn()
+    rows = seen.page.locator("#table tbody tr:not(.gap)")
+    assert 20 <= rows.count() <= 100
+    seen.page.locator("#scroller").evaluate("each => { each.scrollTop = each.scrollHeight; }")
+    seen.page.get_by_text("/model/block1111/9999_output_0", exact=True).wait_for()
+    assert rows.count() <= 100
+    seen.page.locator("#search").fill("block777/")
+    assert seen.texts("#count") == ["9 of 10,000 tensors"]
