@@ -26,8 +26,9 @@ from parity.fixes.problem import Demand, Limits, Problem, problem_of
 from parity.fixes.repair import repair
 from parity.graph.model import Model, temporary_folder
 from parity.precision.calibration import Calibration
-from parity.report.assemble import output_layer, source_of, task_results, worst_of
+from parity.report.assemble import output_layer, task_results, worst_of
 from parity.report.record import Candidate, Layer, ModelFacts, Reference, Report
+from parity.source_model.place import place_of
 from parity.targets import VARIANTS, Target
 
 Progress = Callable[[str, int, int], None]
@@ -240,7 +241,7 @@ def _layers(problem: Problem, prices: Mapping[str, float]) -> tuple[Layer, ...]:
     """The layers that were priced; nobody watched them, so there is nothing else to say of them."""
     found = sorted((problem.flat.graph.producer[n] for n in prices if n in problem.flat.graph.producer),
                    key=lambda node: node.index)
-    return tuple(Layer(n.outputs[0], n.proto.name, n.op, n.index, source_of(n), energy=prices[n.outputs[0]] ** 2)
+    return tuple(Layer(n.outputs[0], n.proto.name, n.op, n.index, place_of(n).source, energy=prices[n.outputs[0]] ** 2)
                  for n in found)
 
 

@@ -171,16 +171,24 @@ def _judge_integers(ruler: Ruler, index: int, gold: np.ndarray, candidate: np.nd
     if local.identical or measure(to_numpy(ruler.declared[index]), candidate).identical:
         return Judgement(local, 0.0, None, 0.0, passed=True)
     if ruler.node.op in QUANTIZERS or "QLinear" in ruler.node.op:
-        unrounded = _unrounded(ruler, gold) if ruler.node.op in QUANTIZERS else None
-        if unrounded is None:  # without the un-rounded value a step cannot be told from a rounding decision
+        steps = unrounded(ruler, gold) if ruler.node.op in QUANTIZERS else None
+        if steps is None:  # without the un-rounded value a step cannot be told from a rounding decision
             return Judgement(local, 1.0, 0.0, local.max_abs, passed=local.max_abs <= 1)
-        excess = quantization_excess(unrounded, candidate)
+        excess = quantization_excess(steps, candidate)
         return Judgement(local, EXCESS_LIMIT, 0.0, max(excess, 0.0), passed=excess <= EXCESS_LIMIT)
     return Judgement(local, 0.0, None, local.rel_l2, passed=False)
 
 
-def _unrounded(ruler: Ruler, gold: np.ndarray) -> np.ndarray | None:
-    """Return x/scale + zero_point in FP64, clipped to the type's range; None for blocked quantisation."""
+def unrounded(ruler: Ruler, gold: np.ndarray) -> np.ndarray | None:
+    """What a quantiser is to round.
+
+    Args:
+        ruler: the quantiser at the candidate's inputs.
+        gold: its output in integers, of the type to clip to.
+
+    Returns:
+        x/scale + zero_point in FP64, clipped to the type's range; None for blocked or dynamic quantisation.
+    """
     if ruler.node.proto.op_type != "QuantizeLinear":
         return None
     x, scale, zero = (to_numpy(v).astype(np.float64) if v is not None else np.zeros(())

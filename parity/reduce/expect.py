@@ -9,8 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from parity.analysis.judge import Ruler, judge
-from parity.analysis.judge import _unrounded as unrounded
+from parity.analysis.judge import Ruler, judge, unrounded
 from parity.analysis.streams import Inputs, Rulers
 from parity.analysis.tolerance import (
     BOUNDED,

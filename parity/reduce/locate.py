@@ -21,7 +21,7 @@ from parity.graph.executor import Executor
 from parity.graph.ops.call import is_tensor, to_numpy
 from parity.graph.store import TensorStore
 from parity.reduce.sides import Sides
-from parity.reduce.trials import isolated_backend, native
+from parity.reduce.trials import isolated_backend
 from parity.sample import Sample
 
 # What there is to show: a tensor beyond its floor, one beyond the outputs' tolerance, outputs that no watched tensor
@@ -63,7 +63,7 @@ def symptom_of(sides: Sides, sample: Sample, tolerance: Tolerance | None, option
     allowed = tolerance or DEFAULTS[sides.precision]
     try:
         session = isolated_backend(sides.target).open(sides.deployed, sides.candidate, sides.target, options)
-        outputs = native(session.run(sample.feed).outputs)
+        outputs = session.run(sample.feed).outputs
     except BackendFailed as error:
         return Symptom("failure", (), _reference_values(sides, sample, options), allowed.rel_l2(0.0), error)
     judged = judge_outputs(sample.outputs, outputs, sample.noise, allowed)
@@ -93,7 +93,7 @@ def _walk(sides: Sides, sample: Sample, shown: Stream) -> Sequence[Divergence]:
 
 def _kept(chunks: Iterator[Mapping[str, np.ndarray]], store: TensorStore) -> Iterator[Mapping[str, np.ndarray]]:
     """Pass the chunks on, keeping what is in them."""
-    for chunk in map(native, chunks):
+    for chunk in chunks:
         for name, value in chunk.items():
             store.put(name, value)
         yield chunk

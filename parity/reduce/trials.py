@@ -62,11 +62,6 @@ def isolated_backend(target: Target) -> Backend:
     return isolated(f"{kind.__module__}:{kind.__qualname__}", str(target))
 
 
-def native(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Arrays from another process in numpy's own types: a pickled type is a copy, which nobody takes for built in."""
-    return {n: a.view(np.dtype(a.dtype.type)) if a.dtype.kind in "biufc" else a for n, a in arrays.items()}
-
-
 class Trials:
     """Runs parts on a target.
 
@@ -105,7 +100,7 @@ class Trials:
         capture = self._run(part)
         if isinstance(capture, BackendFailed):
             return None
-        return Shown(part, expected, native(capture.outputs), "", capture.version, capture.device)
+        return Shown(part, expected, capture.outputs, "", capture.version, capture.device)
 
     def fails(self, part: Part, rule: Rule, like: BackendFailed) -> Shown | None:
         """The part, where the target fails on it as it did on the whole; None where it does not."""

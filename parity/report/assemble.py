@@ -17,6 +17,7 @@ from parity.analysis.tasks import judge_tasks, within
 from parity.graph.graph import Node
 from parity.graph.model import Model
 from parity.report.record import Attribution, Candidate, FirstBad, Kind, Layer, TaskAccuracy, TaskResult
+from parity.source_model.place import place_of
 
 
 def layer_of(found: Divergence, limit: float) -> Layer:
@@ -33,7 +34,7 @@ def layer_of(found: Divergence, limit: float) -> Layer:
     elif accumulated is not None and not accumulated.rel_l2 <= limit:
         origin = "inherited"
     return Layer(
-        found.tensor, found.node.proto.name, found.node.op, found.index, source_of(found.node),
+        found.tensor, found.node.proto.name, found.node.op, found.index, place_of(found.node).source,
         found.dtype, found.shape, accumulated, found.local, None if judgement is None else judgement.floor,
         found.precision, None if judgement is None else judgement.implementation,
         passed=not found.to_blame, origin=origin, level=found.level)
@@ -42,7 +43,7 @@ def layer_of(found: Divergence, limit: float) -> Layer:
 def output_layer(found: OutputFinding, node: Node | None) -> Layer:
     """A graph output's row; `node` makes it, None where it is an input or a weight passed through."""
     row = Layer(found.name, "", "", -1) if node is None else Layer(
-        found.name, node.proto.name, node.op, node.index, source_of(node))
+        found.name, node.proto.name, node.op, node.index, place_of(node).source)
     return replace(row, dtype=found.dtype, shape=found.shape, accumulated=found.comparison, passed=found.passed,
                    tolerance=found.limit, noise=found.noise)
 
@@ -78,7 +79,7 @@ def first_bad_of(found: Divergence, kind: Kind) -> FirstBad:
     """The tensor to name."""
     node = found.node
     return FirstBad(found.tensor, node.proto.name, node.op, found.index, kind, found.accumulated, found.local,
-                    source_of(node))
+                    place_of(node).source)
 
 
 def first_bad_in(search: Search, flat: Model, watched: Mapping[str, Comparison | None], limit: float,
@@ -97,7 +98,8 @@ def first_bad_in(search: Search, flat: Model, watched: Mapping[str, Comparison |
     tensor = search.region.wrong
     node, beside = flat.graph.producer[tensor], watched.get(tensor)
     kind: Kind = "precision" if beside is None or beside.rel_l2 > limit else "implementation"
-    return FirstBad(tensor, node.proto.name, node.op, node.index, kind, search.region.comparison, None, source_of(node))
+    return FirstBad(tensor, node.proto.name, node.op, node.index, kind, search.region.comparison, None,
+                    place_of(node).source)
 
 
 _FOUND = ("Watching changes the result by as much as the error itself, so a few tensors at a time were marked, in {} "
@@ -115,18 +117,6 @@ def region_note(search: Search) -> str:
     named = ", ".join(nodes[:3]) + (f" and {len(nodes) - 3} more nodes" if len(nodes) > 3 else "")
     error = "an unknown amount" if region.comparison is None else f"{region.comparison.rel_l2:.1e}"
     return _FOUND.format(search.runs, named, ", ".join(map(repr, region.right)) or "the inputs", region.wrong, error)
-
-
-def source_of(node: Node) -> str | None:
-    """The user's "file:line" that a node was exported from: the innermost frame outside installed packages."""
-    trace = next((p.value for p in node.proto.metadata_props if p.key.endswith("stack_trace")), "")
-    frames = [line.strip() for line in trace.splitlines() if line.strip().startswith("File ")]
-    own = [f for f in frames if "site-packages" not in f and "/torch/" not in f]
-    if not own:
-        return None
-    parts = own[-1].split('"')
-    line = own[-1].rpartition("line ")[2].split(",")[0]
-    return f"{parts[1]}:{line}" if len(parts) > 2 and line.isdigit() else None
 
 
 def worst_of(found: Sequence[Candidate]) -> Candidate:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 
-from parity.reduce.trials import kind_of, native
+from parity.reduce.trials import kind_of
 
 
 @pytest.mark.parametrize(("one", "other", "same"), [
@@ -17,13 +16,3 @@ from parity.reduce.trials import kind_of, native
 def test_failures_of_one_kind(one: str, other: str, same: bool) -> None:
     """The signal or the status code counts, not the words around it."""
     assert (kind_of(one) == kind_of(other)) is same
-
-
-def test_arrays_of_another_process_are_numpys_own() -> None:
-    """A type that was pickled is taken for built in again, with the same values."""
-    import pickle
-
-    array = np.arange(3, dtype=np.float32)
-    found = native({"a": pickle.loads(pickle.dumps(array))})["a"]  # noqa: S301 - it was made a line before
-    assert found.dtype.isbuiltin == 1
-    np.testing.assert_array_equal(found, array)

@@ -13,8 +13,9 @@ from parity.compare import Options, compare
 from parity.contenders import Contender
 from parity.graph.feeds import seeded_feed
 from parity.graph.model import Model
-from parity.report.assemble import accuracies, source_of, worst_of
+from parity.report.assemble import accuracies, worst_of
 from parity.report.record import Candidate, Layer
+from parity.source_model.place import place_of
 from parity.targets import Target
 from tests.builders import chain
 
@@ -64,21 +65,21 @@ File "/usr/lib/python3/site-packages/torch/nn/modules/conv.py", line 56, in forw
 @pytest.mark.parametrize(("trace", "expected"), [
     (TRACE, "/home/me/net.py:34"), ("", None), ("no frame here", None), ('File "x.py"', None),
     ('File "x.py", line', None),
-    ('File "/a/site-packages/b.py", line 3, in f', None), ('File "/a b/c.py", line 3, in f', "/a b/c.py:3"),
+    ('File "/a/site-packages/b.py", line 3, in f', "/a/site-packages/b.py:3"), ('File "/a b/c.py", line 3, in f', "/a b/c.py:3"),
     ('File "C:\\\\me\\\\net.py", line 3', "C:\\\\me\\\\net.py:3"),
 ])
 def test_the_users_own_line(trace: str, expected: str | None) -> None:
-    """The innermost frame outside installed packages; nothing where there is none."""
+    """The innermost frame outside installed packages; the innermost of all for a model that is a package itself."""
     node = GOOD.graph.nodes[0]
     proto = type(node.proto)()
     proto.CopyFrom(node.proto)
     proto.metadata_props.append(StringStringEntryProto(key="pkg.torch.onnx.stack_trace", value=trace))
-    assert source_of(replace(node, proto=proto)) == expected
+    assert place_of(replace(node, proto=proto)).source == expected
 
 
 def test_a_node_without_a_trace_has_no_source() -> None:
     """Most exporters leave none."""
-    assert source_of(GOOD.graph.nodes[0]) is None
+    assert place_of(GOOD.graph.nodes[0]).source is None
 
 
 def test_of_several_samples_the_worst() -> None:

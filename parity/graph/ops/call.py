@@ -191,8 +191,8 @@ def from_numpy(array: np.ndarray) -> Value:
     """A numpy array as a torch tensor that shares its memory where it can; stays numpy for dtypes torch lacks."""
     if array.dtype.name == "bfloat16":
         return torch.from_numpy(np.ascontiguousarray(array).view(np.int16)).view(torch.bfloat16).reshape(array.shape)
-    if array.dtype.kind not in "biufc" or array.dtype.isbuiltin != 1:
-        return array
+    if array.dtype.kind not in "biufc" or np.dtype(array.dtype.type).isbuiltin != 1 or not array.dtype.isnative:
+        return array  # not array.dtype.isbuiltin: it is 0 of a type that was pickled, as from another process
     if array.ndim and not array.flags["C_CONTIGUOUS"]:
         array = np.ascontiguousarray(array)
     with warnings.catch_warnings():  # read-only memory is fine: no kernel writes in place

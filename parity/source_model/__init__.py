@@ -1,0 +1,1 @@
+"""The user's own PyTorch model: where it is loaded, exported, recorded, and mapped to the tensors of its ONNX graph."""

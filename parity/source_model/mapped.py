@@ -1,0 +1,113 @@
+"""The map of a module and its export, made once and kept."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from parity.errors import ParityError
+from parity.graph.feeds import seeded_feed
+from parity.graph.model import Model
+from parity.graph.survey import survey
+from parity.source_model.layout import Layout
+from parity.source_model.mapping import How, Match, TensorMap
+from parity.source_model.matching import map_tensors
+from parity.source_model.place import Place
+from parity.source_model.source import SourceModel
+from parity.source_model.trace import Trace
+
+# Of what is written; a map of another version is made anew.
+_VERSION = 1
+
+
+def mapped(source: SourceModel, model: Model, feed: Mapping[str, np.ndarray], *, keep: bool = True) -> TensorMap:
+    """The map of a model's tensors onto the activations of the module it was exported from.
+
+    It is made in FP64 on both sides, and confirmed on a seeded second feed of the same shapes where there can be one.
+
+    Args:
+        source: the module.
+        model: its export.
+        feed: a value for every input.
+        keep: look in the user's cache folder first, and write there what was made.
+
+    Raises:
+        ModelError: one of the two does not run on this feed.
+    """
+    path = _folder() / f"{_key(source, model, feed)}.json"
+    if keep and path.is_file():
+        try:
+            return loads(path.read_text(encoding="utf-8"))
+        except (ValueError, KeyError, TypeError):
+            path.unlink(missing_ok=True)
+    flat = survey(model, feed).flat
+    control = _control(source, model, feed)
+    made = map_tensors(flat, feed, source.trace(feed, double=True), *control)
+    if keep:
+        _write(path, dumps(made))
+    return made
+
+
+def dumps(made: TensorMap) -> str:
+    """A map as JSON."""
+    rows = [asdict(m) for m in made.matches.values()]
+    return json.dumps({"version": _VERSION, "matches": rows, "places": {n: asdict(p) for n, p in made.places.items()},
+                       "onnx_runs": made.onnx_runs, "module_runs": made.module_runs})
+
+
+def loads(text: str) -> TensorMap:
+    """A map from JSON.
+
+    Raises:
+        ValueError, KeyError, TypeError: it is none, or one of another version.
+    """
+    found = json.loads(text)
+    if found["version"] != _VERSION:
+        raise ValueError(f"a map of version {found['version']}")
+    matches = {}
+    for row in found["matches"]:
+        layout = Layout(**{name: tuple(value) for name, value in row.pop("layout").items()})
+        match = Match(**{**row, "how": How(row["how"]), "layout": layout, "place": Place(**row["place"])})
+        matches[match.tensor] = match
+    places = {name: Place(**place) for name, place in found["places"].items()}
+    return TensorMap(matches, places, found["onnx_runs"], found["module_runs"])
+
+
+def _control(source: SourceModel, model: Model,
+             feed: Mapping[str, np.ndarray]) -> tuple[Mapping[str, np.ndarray] | None, Trace | None]:
+    """Other inputs of the same shapes, and the module on them; none where it takes none that can be made."""
+    try:
+        control, _ = seeded_feed(model, 1, {name: array.shape for name, array in feed.items()})
+        return control, source.trace(control, double=True)
+    except ParityError:
+        return None, None
+
+
+def _key(source: SourceModel, model: Model, feed: Mapping[str, np.ndarray]) -> str:
+    digest = hashlib.sha256(f"{_VERSION} {model.sha256} {source.digest}".encode())
+    for name, array in feed.items():
+        digest.update(f"{name} {array.dtype} {array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()[:32]
+
+
+def _folder() -> Path:
+    cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(cache) / "parity" / "maps"
+
+
+def _write(path: Path, text: str) -> None:
+    """Keep a map where that is possible; a cache that cannot be written is none."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(f".{os.getpid()}")
+        part.write_text(text, encoding="utf-8")
+        part.replace(path)
+    except OSError:
+        return

@@ -1,0 +1,105 @@
+"""Which of the module's activations each tensor of the ONNX graph is: the map, and how each match was made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from functools import cached_property
+
+import torch
+
+from parity.source_model.layout import Layout
+from parity.source_model.place import Place
+
+
+class How(str, Enum):
+    """How a match was made.
+
+    NAME: the tensor has the name of a node of the exporter's program, and that node's line, module and operator are
+    those of the activation. OUTPUT: both are the same output of their graphs. SCOPE: equal in FP64, and the older
+    exporter's scope is the module that made it. VALUE: equal in FP64. PERMUTED: equal in FP64 in another order of
+    axes. POSITION: computed from the same by an operator of the same kind, and with its value the next node is right.
+    """
+
+    NAME = "name"
+    OUTPUT = "output"
+    VALUE = "value"
+    PERMUTED = "permuted"
+    SCOPE = "scope"
+    POSITION = "position"
+
+
+@dataclass(frozen=True)
+class Match:
+    """One tensor and its activation.
+
+    Attributes:
+        tensor: ONNX name.
+        activation: name in the trace of the module.
+        how: it was made.
+        layout: of the activation's elements in the tensor.
+        error: relative L2 distance in FP64, of what the ONNX node makes of the module's own values.
+        control: the same on other inputs; None where it was not needed or could not be had.
+        agrees: whether these are within the tolerance. What is named and does not agree is an export fault.
+        place: in the user's code.
+    """
+
+    tensor: str
+    activation: str
+    how: How
+    layout: Layout
+    error: float
+    control: float | None
+    agrees: bool
+    place: Place
+
+
+@dataclass(frozen=True, eq=False)
+class TensorMap:
+    """The map of one export.
+
+    Attributes:
+        matches: by ONNX tensor, in the graph's order.
+        places: of every floating-point tensor that depends on the inputs, matched or not.
+        onnx_runs: full FP64 runs of the ONNX graph that it cost.
+        module_runs: the same of the module.
+    """
+
+    matches: Mapping[str, Match]
+    places: Mapping[str, Place]
+    onnx_runs: float = 1.0
+    module_runs: int = 1
+
+    @property
+    def unmatched(self) -> tuple[str, ...]:
+        """Tensors that only the executor can show, in the graph's order."""
+        return tuple(name for name in self.places if name not in self.matches)
+
+    @property
+    def faults(self) -> tuple[Match, ...]:
+        """What is named and does not agree, in the graph's order: the first is where the export went wrong."""
+        return tuple(m for m in self.matches.values() if not m.agrees)
+
+    @property
+    def share(self) -> float:
+        """Part of the floating-point tensors that are mapped."""
+        return len(self.matches.keys() & self.places.keys()) / max(len(self.places), 1)
+
+    @cached_property
+    def readers(self) -> Mapping[str, tuple[Match, ...]]:
+        """The matches of each activation."""
+        found: dict[str, list[Match]] = {}
+        for match in self.matches.values():
+            found.setdefault(match.activation, []).append(match)
+        return {name: tuple(matches) for name, matches in found.items()}
+
+    def shown(self, values: Mapping[str, torch.Tensor]) -> Iterator[tuple[str, torch.Tensor]]:
+        """What a run of the module makes, under ONNX names, in the graph's order.
+
+        Args:
+            values: of activations; those that are missing are left out.
+        """
+        for match in self.matches.values():
+            if match.activation in values:
+                yield match.tensor, match.layout.apply(values[match.activation])

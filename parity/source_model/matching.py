@@ -1,0 +1,245 @@
+"""Make the map: walk the ONNX graph in FP64 on the module's own values, and look for what each node makes.
+
+Because every node is evaluated on the module's values of its inputs, a difference does not spread, and a node that the
+export got wrong is the only one that disagrees. Where several activations have the values of a tensor, a second run on
+other inputs, then the graph around them and the user's line decide; where nothing does, the tensor stays unmatched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import cast
+
+import numpy as np
+import torch
+
+from parity.errors import ModelError
+from parity.graph.graph import Node
+from parity.graph.model import Model
+from parity.source_model.evidence import Evidence, Stage
+from parity.source_model.fingerprint import Index
+from parity.source_model.layout import Layout, distance, find_layout
+from parity.source_model.mapping import How, Match, TensorMap
+from parity.source_model.naming import Located, locate
+from parity.source_model.place import Place, place_of
+from parity.source_model.sides import Side
+from parity.source_model.trace import Trace
+
+Arrays = Mapping[str, np.ndarray]
+# Relative L2. Constants that the export rounded to FP32 (2⁻²⁴ = 6e-8) move one node's output by about as much; an
+# epsilon of a normalisation, the smallest thing that must not be overlooked, by 1e-6 and more.
+TOLERANCE = 5e-7
+# Their outputs are sums of so many products that none is equal to another by chance.
+_HEAVY = frozenset({"Conv", "ConvTranspose", "MatMul", "Gemm", "LSTM", "GRU", "RNN", "Einsum", "Attention",
+                    "MultiHeadAttention", "FusedConv"})
+
+
+def map_tensors(flat: Model, feed: Arrays, trace: Trace, control_feed: Arrays | None = None,
+                control: Trace | None = None, located: Mapping[str, Located] | None = None) -> TensorMap:
+    """The map of an ONNX graph onto one run of the module that it was exported from.
+
+    Args:
+        flat: functions and branches inlined.
+        feed: of the graph.
+        trace: of the module in FP64 on the same feed.
+        control_feed: another feed.
+        control: the module on it.
+        located: what tensors should be by their names; None for what the exporter's metadata say.
+
+    Raises:
+        ModelError: the graph does not run.
+    """
+    matches: dict[str, Match] = {}
+    second = None if control is None or control_feed is None else Side(flat, control_feed, control, matches)
+    return _Matcher(Side(flat, feed, trace, matches), second, matches,
+                    locate(flat, trace) if located is None else located).run()
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """An activation, laid out, and how far it is from a tensor on the inputs, and on the others."""
+
+    activation: str
+    layout: Layout
+    error: float
+    control: float | None
+
+
+class _Matcher:
+    """One walk along the graph."""
+
+    def __init__(self, main: Side, control: Side | None, matches: dict[str, Match],
+                 located: Mapping[str, Located]) -> None:
+        self.flat, self.trace = main.flat, main.trace
+        self.main, self.control, self.matches, self.located = main, control, matches, located
+        self.evidence = Evidence(self.flat, self.trace, matches)
+        self.index = Index(self.trace.values, (n for n in self.trace.members if n in self.trace.values))
+        self.places: dict[str, Place] = {}
+
+    def run(self) -> TensorMap:
+        """Match what can be matched, then what was ambiguous, with the rest of the graph known."""
+        self._match_inputs()
+        wanted = _wanted(self.flat)
+        waiting: list[tuple[Node, str]] = []
+        for node in self.flat.graph.nodes:
+            for name, value in self.main.evaluate(node).items():
+                if isinstance(value, torch.Tensor) and value.is_floating_point() and name in wanted and value.numel():
+                    self.places[name] = place_of(node)
+                    self.evidence.note(node, name, value.numel())
+                    if not self._match(node, name, value, Stage.WALK):
+                        waiting.append((node, name))
+        for stage in (Stage.AGREE, Stage.LAST):
+            before = len(waiting) + 1
+            while len(waiting) < before:  # one that is told apart tells others apart
+                before = len(waiting)
+                waiting = [(node, name) for node, name in waiting
+                           if not self._match(node, name, cast("torch.Tensor", self.main.own[name]), stage)]
+        ordered = {name: self.matches[name] for name in self.places if name in self.matches}
+        places = {n: ordered[n].place if n in ordered else p for n, p in self.places.items()}
+        spent = 1 + (self.control.evaluated / max(self.main.evaluated, 1) if self.control else 0)
+        return TensorMap(ordered, places, spent, 1 if self.control is None else 2)
+
+    def _match(self, node: Node, name: str, value: torch.Tensor, stage: Stage) -> bool:
+        """Find the activation of a tensor."""
+        found = self._by_place(name, value)
+        if found is None:
+            equal = self._equal(node, name, value)
+            found = self._chosen(node, name, equal, stage) if equal else self._disagreeing(node, name, value)
+        if found is not None and found.how is How.PERMUTED and name in self.located:  # its axes are not the module's
+            found = self._disagreeing(node, name, value) or found
+        if found is not None:
+            self.matches[name] = found
+            self.evidence.claim(found)
+        return found is not None
+
+    def _match_inputs(self) -> None:
+        for spec in self.flat.graph.inputs:
+            value = self.main.own[spec.name]
+            if isinstance(value, torch.Tensor) and spec.name in self.trace.activations:
+                match = Match(spec.name, spec.name, How.NAME, Layout.plain(tuple(value.shape)), 0.0, 0.0, agrees=True,
+                              place=Place())
+                self.matches[spec.name] = match
+                self.evidence.claim(match)
+
+    def _by_place(self, name: str, value: torch.Tensor) -> Match | None:
+        """The activation that the exporter's names point to, if it has the values."""
+        located = self.located.get(name)
+        fit = None if located is None else self._fit(located.activation, value)
+        if located is None or fit is None:
+            return None
+        fit = replace(fit, control=self._control(name, fit.activation, fit.layout))
+        return None if fit.control is not None and fit.control > TOLERANCE else self._made(name, located.how, fit)
+
+    def _equal(self, node: Node, name: str, value: torch.Tensor) -> dict[str, _Fit]:
+        """The roots that have the values, on both inputs where that was asked."""
+        found = self.index.find(value, TOLERANCE)
+        fits = {root: fit for root in found if (fit := self._fit_any(root, value)) is not None}
+        best = min((fit.error for fit in fits.values()), default=0.0)
+        fits = {root: fit for root, fit in fits.items() if fit.error <= 30 * best + 1e-13}
+        taken = any(self.evidence.claimed.get(root, set()) - {self.evidence.root(name)} for root in fits)
+        if len(fits) == 1 and not taken and node.op in _HEAVY:
+            return fits
+        fits = {r: replace(f, control=self._control(name, f.activation, f.layout)) for r, f in fits.items()}
+        return {root: fit for root, fit in fits.items() if fit.control is None or fit.control <= TOLERANCE}
+
+    def _chosen(self, node: Node, name: str, equal: Mapping[str, _Fit], stage: Stage) -> Match | None:
+        """The one of several equal ones that the tensor is, where it can be told."""
+        chosen = self.evidence.decide(node, name, list(equal), stage)
+        if chosen is None:
+            return None
+        fit, place, how = equal[chosen], place_of(node), How.VALUE
+        if tuple(self.trace.values[fit.activation].shape) != fit.layout.shape and fit.layout.moves:
+            how = How.PERMUTED
+        elif place.module and not place.file and place.module == self.evidence.owner(fit.activation):
+            how = How.SCOPE
+        return self._made(name, how, fit)
+
+    def _disagreeing(self, node: Node, name: str, value: torch.Tensor) -> Match | None:
+        """The activation that the tensor should be, though it has other values: the export is wrong here."""
+        located = self.located.get(name)
+        if located is not None:
+            activation, how = located.activation, located.how
+        else:
+            there = [r for r in self.evidence.open_below(name, value.numel())
+                     if r in self.trace.values and self._mends(name, value, self.trace.values[r])]
+            root = self.evidence.decide(node, name, there, Stage.WALK)
+            if root is None and there and all(self._fit(r, self.trace.values[there[-1]]) for r in there):
+                root = there[-1]  # they are equal, as a normalisation's steps are where its weights are ones
+            if root is None:
+                return None
+            activation, how = root, How.POSITION
+        held = self.trace.values.get(activation)
+        if held is None or held.numel() != value.numel():
+            return None
+        shape = tuple(held.shape) if sorted(held.shape) == sorted(value.shape) else tuple(value.shape)
+        fit = _Fit(activation, Layout.plain(shape), distance(held, value), None)
+        return replace(self._made(name, how, fit), agrees=False)
+
+    def _mends(self, name: str, value: torch.Tensor, held: torch.Tensor) -> bool:
+        """Whether a node that reads the tensor is right with what is held in its place, and is not as it is."""
+        return any(self._right(reader, name, held.reshape(value.shape)) and not self._right(reader, name, value)
+                   for reader in self.flat.graph.readers.get(name, ()) if not reader.subgraphs)
+
+    def _right(self, reader: Node, name: str, value: torch.Tensor) -> bool:
+        """Whether a node, with this value of one tensor, makes something that the module makes too."""
+        inputs = [value if n == name else self.main.value(n) if n else None for n in reader.inputs]
+        for output, made in zip(reader.proto.output, self.main.executor.evaluate(reader, inputs), strict=False):
+            if isinstance(made, torch.Tensor) and made.is_floating_point() and made.numel():
+                located = self.located.get(output)
+                if located is not None and self._fit(located.activation, made) is not None:
+                    return True
+                if any(self._fit_any(root, made) for root in self.index.find(made, TOLERANCE)):
+                    return True
+        return False
+
+    def _made(self, name: str, how: How, fit: _Fit) -> Match:
+        place, told = self.trace.activations[fit.activation].place, self.places.get(name, Place())
+        return Match(name, fit.activation, how, fit.layout, fit.error, fit.control, agrees=True,
+                     place=told if told.file else place)
+
+    def _fit(self, activation: str, value: torch.Tensor) -> _Fit | None:
+        held = self.trace.values.get(activation)
+        if held is None or held.numel() != value.numel():
+            return None
+        apart = distance(value, held)
+        return _Fit(activation, Layout.plain(tuple(value.shape)), apart, None) if apart <= TOLERANCE else None
+
+    def _fit_any(self, root: str, value: torch.Tensor) -> _Fit | None:
+        """Of all that hold a root's elements: one in the tensor's own order, else the root permuted."""
+        members = [m for m in self.trace.members[root] if m in self.trace.values]
+        shape = tuple(value.shape)
+        members.sort(key=lambda m: tuple(self.trace.values[m].shape) != shape)
+        seen = set()
+        for member in members:
+            held = self.trace.values[member]
+            form = held.data_ptr(), tuple(held.shape), held.stride()
+            if form not in seen and (fit := self._fit(member, value)) is not None:
+                return fit
+            seen.add(form)
+        found = find_layout(self.trace.values[root], value, TOLERANCE)
+        return None if found is None else _Fit(root, *found, None)
+
+    def _control(self, name: str, activation: str, layout: Layout) -> float | None:
+        """How far apart the two are on other inputs; None where that cannot be told."""
+        if self.control is None:
+            return None
+        held = self.control.trace.values.get(activation)
+        try:
+            value = self.control.value(name)
+        except (ModelError, KeyError):
+            return None
+        if held is None or not isinstance(value, torch.Tensor):
+            return None
+        if held.numel() != value.numel():
+            return float("inf")
+        if tuple(value.shape) == layout.shape:
+            return distance(value, layout.apply(held))
+        return None
+
+
+def _wanted(model: Model) -> frozenset[str]:
+    """What depends on the inputs and is read by somebody; not the masks that Dropout returns."""
+    used = model.graph.readers.keys() | {o.name for o in model.graph.outputs}
+    made = (n for node in model.graph.nodes for n in node.outputs[:1 if node.op == "Dropout" else None])
+    return frozenset(made) & used - model.constants

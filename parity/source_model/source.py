@@ -1,0 +1,171 @@
+"""A PyTorch model as parity holds it: a module, an exported program or TorchScript, ready to be run and watched."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TypeAlias, cast
+
+import numpy as np
+import torch
+from torch import nn
+from torch.export import ExportedProgram
+from torch.fx import GraphModule, Interpreter, Node
+from torch.utils._pytree import tree_flatten
+
+from parity.errors import FeedError, ModelError
+from parity.graph.ops.call import from_numpy, to_numpy
+from parity.source_model.place import Place, frames_of, traced_place
+from parity.source_model.recorder import Owners, record
+from parity.source_model.trace import Trace
+
+Arrays: TypeAlias = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True, eq=False)
+class SourceModel:
+    """The user's model.
+
+    Attributes:
+        module: in evaluation mode; of an exported program, the module that it unpacks to.
+        name: what to call it: "package.module:factory" or a file.
+        program: the exported program, where that is what was given.
+        training: paths of the modules that behave otherwise in training and were left in that mode.
+    """
+
+    module: nn.Module
+    name: str
+    program: ExportedProgram | None = None
+    training: tuple[str, ...] = ()
+
+    @property
+    def scripted(self) -> bool:
+        """Whether it is TorchScript, which knows no lines and no owners."""
+        return isinstance(self.module, torch.jit.ScriptModule)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader should know."""
+        if not self.training:
+            return ()
+        some = ", ".join(repr(p) for p in self.training[:3]) + (" and more" if len(self.training) > 3 else "")
+        note = (f"{self.name} was handed over in training mode, in which {some} would draw at random or follow the "
+                "batch; it was compared, and exported, in evaluation mode. Call .eval() before exporting.")
+        return (note,)
+
+    @cached_property
+    def wide(self) -> nn.Module:
+        """A copy in FP64."""
+        return copy.deepcopy(self.module).double()
+
+    @cached_property
+    def digest(self) -> str:
+        """Hash of its weights and of what it is."""
+        digest = hashlib.sha256(self.name.encode())
+        for name, tensor in self.module.state_dict().items():
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(to_numpy(tensor.cpu().contiguous()).tobytes())
+        return digest.hexdigest()
+
+    def run(self, feed: Arrays) -> list[np.ndarray]:
+        """Its outputs, nested ones flattened, as it is deployed: in its own types, nothing watched.
+
+        Raises:
+            ModelError: it fails on these inputs.
+        """
+        with torch.no_grad():
+            returned = self.called(self.module, feed)
+        return [to_numpy(leaf) for leaf in tree_flatten(returned)[0] if isinstance(leaf, torch.Tensor)]
+
+    def called(self, module: nn.Module, feed: Arrays) -> object:
+        """What a module returns for a feed.
+
+        Raises:
+            ModelError: it raises; the user's own frames are in the message.
+        """
+        arguments, named = self.arguments(_tensors(feed))
+        try:
+            return module(*arguments, **named)
+        except Exception as error:  # the user's own code may raise anything
+            raise ModelError(f"{self.name} fails on these inputs: {type(error).__name__}: {error}{frames_of(error)}",
+                             "Check the shapes and types of the inputs (`--shape`, `--input`).") from error
+
+    def trace(self, feed: Arrays, *, double: bool) -> Trace:
+        """Run it once and keep all that it makes.
+
+        Args:
+            feed: a value for every input.
+            double: in FP64.
+
+        Raises:
+            ModelError: it fails on these inputs.
+        """
+        module = self.wide if double else self.module
+        tensors = {n: _widened(t) if double else t for n, t in _tensors(feed).items()}
+        known = {name: ("parameter", p) for name, p in (*module.named_parameters(), *module.named_buffers())}
+        known.update((name, ("input", tensor)) for name, tensor in tensors.items())
+        if isinstance(module, GraphModule):
+            placed = _Placed(module)
+            return record(lambda: self._guarded(lambda: placed.run(*tensors.values())), known, double=double,
+                          place=lambda: placed.place)
+        owners = Owners(module)
+        arguments, named = self.arguments(tensors)
+        with owners.watched():
+            return record(lambda: self._guarded(lambda: module(*arguments, **named)), known, double=double,
+                          place=owners.place, owners=owners)
+
+    def arguments(self, tensors: Mapping[str, torch.Tensor],
+                  ) -> tuple[Sequence[torch.Tensor], Mapping[str, torch.Tensor]]:
+        """How a feed is handed to the model: by name where the names are those of `forward`, else in order.
+
+        Raises:
+            FeedError: it takes another number of inputs.
+        """
+        if self.scripted or isinstance(self.module, GraphModule):
+            return list(tensors.values()), {}
+        parameters = inspect.signature(self.module.forward).parameters
+        if set(tensors) <= set(parameters):
+            return [], tensors
+        kinds = [p.kind for p in parameters.values()]
+        if inspect.Parameter.VAR_POSITIONAL not in kinds and len(tensors) > len(parameters):
+            raise FeedError(f"{self.name} takes {len(parameters)} inputs ({', '.join(parameters)}), the ONNX model "
+                            f"has {len(tensors)} ({', '.join(tensors)})", "Is the .onnx an export of this module?")
+        return list(tensors.values()), {}
+
+    def _guarded(self, call: Callable[[], object]) -> object:
+        try:
+            return call()
+        except Exception as error:
+            raise ModelError(f"{self.name} fails while it is watched: {type(error).__name__}: {error}"
+                             f"{frames_of(error)}", "Compare its outputs only, or give a .onnx alone.") from error
+
+
+class _Placed(Interpreter):
+    """Runs an exported program, knowing which of its nodes runs now."""
+
+    def __init__(self, module: GraphModule) -> None:
+        super().__init__(module)
+        self.place = Place()
+
+    def run_node(self, n: Node) -> object:
+        self.place = traced_place(n.stack_trace or "", n.meta.get("nn_module_stack"))
+        return super().run_node(n)
+
+
+def left_in_training(module: nn.Module) -> tuple[str, ...]:
+    """Paths of the modules in training mode that behave otherwise there."""
+    kinds = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)  # noqa: SLF001
+    return tuple(name for name, part in module.named_modules() if part.training and isinstance(part, kinds))
+
+
+def _tensors(feed: Arrays) -> dict[str, torch.Tensor]:
+    # A copy: the module may write into its inputs.
+    return {name: cast("torch.Tensor", from_numpy(array)).clone() for name, array in feed.items()}
+
+
+def _widened(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.double() if tensor.is_floating_point() else tensor

@@ -1,0 +1,1 @@
+"""Tests of parity/source_model."""

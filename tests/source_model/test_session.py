@@ -1,0 +1,64 @@
+"""The module as a target, compiled and not, and its map kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from parity.graph.executor import Executor
+from parity.graph.ops.call import to_numpy
+from parity.source_model.mapped import dumps, loads, mapped
+from parity.source_model.session import CompiledSession, ModuleSession
+from tests.source_model.exports import case
+
+
+@pytest.mark.parametrize("double", [False, True])
+def test_the_module_shows_its_activations_under_onnx_names(double: bool) -> None:
+    """What the module shows is what the executor makes of the export, to rounding."""
+    found = case("bert", dynamo=False, opset=17)
+    made, feed = found.mapped(), found.feeds[0]
+    session = ModuleSession(found.source, found.flat, made, double=double)
+    expected = Executor(found.flat).run(feed, list(made.matches))
+    shown = {n: v for chunk in session.watch(feed, list(made.matches), {}) for n, v in chunk.items()}
+    assert shown.keys() == made.matches.keys()
+    for name, value in {**shown, **session.run(feed).outputs}.items():
+        np.testing.assert_allclose(value, to_numpy(expected[name]), rtol=1e-3, atol=1e-4)
+
+
+def test_the_compiled_module_shows_what_its_parts_return() -> None:
+    """Without a break in its graph, the boundaries of modules come out right."""
+    found = case("resnet", dynamo=False, opset=17)
+    made, feed = found.mapped(), found.feeds[0]
+    session = CompiledSession(found.source, found.flat, made, found.source.trace(feed, double=False), "eager")
+    shown = {n: v for chunk in session.watch(feed, list(made.matches), {}) for n, v in chunk.items()}
+    plain = ModuleSession(found.source, found.flat, made)
+    expected = {n: v for chunk in plain.watch(feed, list(made.matches), {}) for n, v in chunk.items()}
+    assert len(shown) >= 15
+    for name, value in {**shown, **session.run(feed).outputs}.items():
+        np.testing.assert_allclose(value, expected[name], rtol=1e-3, atol=1e-4)
+
+
+def test_a_map_is_kept_and_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What comes out of the cache is what was put in."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    found = case("custom", dynamo=False, opset=17)
+    made = mapped(found.source, found.flat, found.feeds[0])
+    assert len(list(tmp_path.rglob("*.json"))) == 1
+    again = mapped(found.source, found.flat, found.feeds[0])
+    assert again.matches == made.matches == loads(dumps(made)).matches
+    assert again.places == made.places
+
+
+def test_torchscript_is_mapped_by_its_values() -> None:
+    """It has no lines and no owners, and most is found all the same."""
+    from parity.source_model.source import SourceModel
+
+    found = case("bert", dynamo=False, opset=17)
+    inputs = tuple(torch.from_numpy(a) for a in found.feeds[0].values())
+    script = SourceModel(torch.jit.trace(found.source.module, inputs), "script")  # type: ignore[no-untyped-call]
+    made = mapped(script, found.flat, found.feeds[0], keep=False)
+    assert made.share >= 0.95
+    assert made.faults == ()
