@@ -69,7 +69,7 @@ File "/usr/lib/python3/site-packages/torch/nn/modules/conv.py", line 56, in forw
     ('File "C:\\\\me\\\\net.py", line 3', "C:\\\\me\\\\net.py:3"),
 ])
 def test_the_users_own_line(trace: str, expected: str | None) -> None:
-    """The innermost frame outside installed packages; the innermost of all for a model that is a package itself."""
+    """The innermost frame outside installed packages; of a model that is a package itself, the innermost."""
     node = GOOD.graph.nodes[0]
     proto = type(node.proto)()
     proto.CopyFrom(node.proto)
