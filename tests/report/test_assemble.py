@@ -65,7 +65,8 @@ File "/usr/lib/python3/site-packages/torch/nn/modules/conv.py", line 56, in forw
 @pytest.mark.parametrize(("trace", "expected"), [
     (TRACE, "/home/me/net.py:34"), ("", None), ("no frame here", None), ('File "x.py"', None),
     ('File "x.py", line', None),
-    ('File "/a/site-packages/b.py", line 3, in f', "/a/site-packages/b.py:3"), ('File "/a b/c.py", line 3, in f', "/a b/c.py:3"),
+    ('File "/a/site-packages/b.py", line 3, in f', "/a/site-packages/b.py:3"),
+    ('File "/a b/c.py", line 3, in f', "/a b/c.py:3"),
     ('File "C:\\\\me\\\\net.py", line 3', "C:\\\\me\\\\net.py:3"),
 ])
 def test_the_users_own_line(trace: str, expected: str | None) -> None:
