@@ -12,6 +12,7 @@ import click
 import pytest
 
 from parity.cli import cli
+from tests.conftest import gpu_runs
 from tests.models import FIXTURES, ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -19,7 +20,8 @@ GUIDE = sorted((ROOT / "parity" / "guide").glob("*.md"))
 PAGES = {"README.md": README, **{p.name: p.read_text(encoding="utf-8") for p in GUIDE}}
 # A line such as "    parity compare a.onnx b.onnx  # status 1"; without a remark the status is that of success.
 COMMANDS = [(page, line.partition("#")[0].strip(), int("".join(re.findall(r"# status (\d)", line)) or 0))
-            for page, text in PAGES.items() for line in text.splitlines() if line.startswith("    parity ")]
+            for page, text in PAGES.items() for line in text.splitlines()
+            if line.startswith("    parity ") and not (gpu_runs() and "without a GPU" in line)]
 
 
 @pytest.fixture(scope="module")
