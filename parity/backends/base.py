@@ -199,11 +199,9 @@ class Backend(Protocol):
 _BUILT_IN = {
     "pytorch": "parity.backends.pytorch:PyTorch",
     "onnxruntime": "parity.backends.ort:OnnxRuntime",
-    "tensorrt": "parity.backends.trt.session:TensorRt",
-    "tensorrt-rtx": "parity.backends.trt.session:TensorRtRtx",
+    "tensorrt": "parity.backends.trt.apart:tensorrt",
+    "tensorrt-rtx": "parity.backends.trt.apart:tensorrt_rtx",
 }
-# Those that may bring down the process that they run in, or keep memory that they were given.
-_ISOLATED = ("tensorrt", "tensorrt-rtx")
 
 
 def backend_names() -> tuple[str, ...]:
@@ -217,10 +215,6 @@ def backend_of(target: Target) -> Backend:
     Raises:
         UsageError: nobody knows this backend.
     """
-    if target.backend in _ISOLATED:
-        from parity.backends.isolate import isolated
-
-        return isolated(_BUILT_IN[target.backend], target.backend)
     if target.backend in _BUILT_IN:
         module, _, name = _BUILT_IN[target.backend].partition(":")
         backend: Backend = getattr(import_module(module), name)()
