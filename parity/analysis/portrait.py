@@ -51,14 +51,14 @@ class Operand:
 
     Attributes:
         name: in the user's model.
-        low: its smallest value on the candidate's side, of a weight the reference's; NaN where it is not shown.
+        low: its smallest finite value on the candidate's side, of a weight the reference's; None where none is shown.
         high: likewise, its largest.
         format: in what the candidate's operator gets it; None where it is the model's own.
     """
 
     name: str
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     format: Format | None
 
 
@@ -178,7 +178,9 @@ class _Place:
             self._half(own, values))
         numbers = np.empty(0) if values is None or values.dtype.kind not in "biufV" else values.astype(np.float64)
         finite = numbers[np.isfinite(numbers)]
-        return Operand(name, *((float(finite.min()), float(finite.max())) if finite.size else (np.nan, np.nan)), held)
+        if not finite.size:
+            return Operand(name, None, None, held)
+        return Operand(name, float(finite.min()), float(finite.max()), held)
 
     def _half(self, name: str, values: np.ndarray | None) -> Format | None:
         """The format of a tensor in half precision."""

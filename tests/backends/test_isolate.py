@@ -169,8 +169,10 @@ def test_a_dropped_session_ends_its_child_and_its_files() -> None:
     assert not folder.parent.exists()
 
 
-def test_an_interrupted_wait_ends_the_child(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_wait_ends_the_child(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     """Ctrl-C while waiting for a child that hangs reaches the caller, and nothing is left running."""
+    former = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background would ignore it
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, former))
     session = opened("run.hang")
     process = session._child._process
     waits = session._child._channel.waits

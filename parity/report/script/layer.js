@@ -33,7 +33,7 @@ function drawLayer(row) {
 
 // -- both distributions ------------------------------------------------------------------------------------------------
 
-const range = (low, high) => `${number(figure(low))} to ${number(figure(high))}`;
+const range = (low, high) => (low === null ? "not shown" : `${number(figure(low))} to ${number(figure(high))}`);
 
 /** What a number format does to a tensor, in words. */
 function formatted([name, low, high, step, scales, zero, clipped]) {
