@@ -79,9 +79,12 @@ def compare(model: Path, candidate_files: tuple[Path, ...], reference: str, cand
     from parity.backends.base import RunOptions
     from parity.compare import Options, compare_files
     from parity.contenders import Request
+    from parity.errors import UsageError
     from parity.report.write import ensure_writable
 
     folder = output or Path("reports") / title_of(model)
+    if annotate is not None and annotate.resolve() in {path.resolve() for path in (model, *candidate_files)}:
+        raise UsageError(f"--annotate {annotate} would overwrite what is compared", "Name another file.")
     ensure_writable(folder)
     if json_path is not None:
         ensure_writable(json_path.parent)

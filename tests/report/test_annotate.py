@@ -13,6 +13,7 @@ import parity
 from parity.graph.model import Model
 from parity.report.annotate import PREFIX, annotated
 from parity.report.record import Report
+from tests.builders import CommandLine
 from tests.models import FIXTURES
 
 FAULTY = FIXTURES / "digits_cnn_faulty" / "model.onnx"
@@ -63,3 +64,17 @@ def test_annotating_again_replaces_what_was_there(report: Report) -> None:
     assert annotated(once, report).proto == once.proto
     assert ("mine", "kept") in [(p.key, p.value) for p in once.proto.graph.node[0].metadata_props]
     assert notes(model)[model.proto.graph.node[0].output[0]] == {}
+
+
+def test_what_is_compared_is_not_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                             capsys: pytest.CaptureFixture[str]) -> None:
+    """The reference's annotated copy must not take the place of a model that was given."""
+    path = tmp_path / "model.onnx"
+    path.write_bytes(FAULTY.read_bytes())
+    monkeypatch.chdir(tmp_path)
+    command = CommandLine(tmp_path / "out", monkeypatch, capsys)
+    for given in (path, FAULTY.parent.parent / "digits_cnn" / "model.onnx"):
+        outcome = command.compare(given, path, "--annotate", "./model.onnx")
+        assert outcome.status == 2
+        assert "would overwrite" in outcome.err
+        assert path.read_bytes() == FAULTY.read_bytes()
