@@ -349,3 +349,11 @@ def test_a_model_without_its_plan_is_told(tmp_path: Path) -> None:
         files.finish(outcome_of())
     assert list(files.written) == ["fixed model"]
     assert "net.fixed.onnx, which passes, is written" in files.kept
+
+
+def test_a_share_that_is_no_number_is_refused(parity: CommandLine) -> None:
+    """Nan passes for a number where ranges are checked."""
+    model = FIXTURES / "digits_cnn" / "model.onnx"
+    outcome = parity("fix", model, "--for", "onnxruntime:int8", "--max-kept", "nan")
+    assert outcome.status == 2
+    assert "no share of the layers" in outcome.err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -60,6 +61,8 @@ def fix(model: Path, target: str, inputs: tuple[str, ...], labels: Path | None, 
     where it was. Exit status: 0 a fix passes on the target, or none is needed; 1 none within the limits does; 2 could
     not run.
     """  # noqa: D301 - click wants the character itself
+    if math.isnan(max_kept):
+        raise click.BadParameter("nan is no share of the layers.", param_hint="--max-kept")
     from parity.analysis.tasks import task_limits
     from parity.analysis.tolerance import Tolerance
     from parity.backends.base import RunOptions

@@ -43,8 +43,28 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "parity(model, candidates=['onnxruntime'], ...): compare a model with each of "
                                        "its candidates, a test each; takes what parity.assert_parity does.")
     config.stash[TARGETS] = [t.strip() for text in config.getoption("parity_targets") for t in text.split(",")]
+    _refuse_unknown(config.stash[TARGETS])
     if config.getoption("parity") and not hasattr(config, "workerinput"):
         _add_lists(config)
+
+
+def _refuse_unknown(targets: list[str]) -> None:
+    """A misspelt target would leave nothing to compare, which looks like success.
+
+    Raises:
+        pytest.UsageError: a target that is none, or of no known backend.
+    """
+    if not targets:
+        return
+    from parity.backends.base import backend_of
+    from parity.errors import ParityError
+    from parity.targets import Target
+
+    for target in targets:
+        try:
+            backend_of(Target.parse(target))
+        except ParityError as error:
+            raise pytest.UsageError(f"--parity-targets: {error}") from error
 
 
 def _add_lists(config: pytest.Config) -> None:

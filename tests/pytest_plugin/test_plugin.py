@@ -193,6 +193,15 @@ def test_without(): ...
     result.assert_outcomes(passed=3, skipped=1, deselected=2)
 
 
+@pytest.mark.parametrize("typed", ["onxruntime", "onnxruntime:fp17"])
+def test_a_misspelt_target_is_refused(project: Project, typed: str) -> None:
+    """What would leave nothing to compare is no success."""
+    project.write("test_models.py", "def test_without(): ...")
+    result = project.run("--parity", "--parity-targets", typed)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*--parity-targets: *"])
+
+
 def test_xdist_and_last_failed_and_exitfirst_work(project: Project) -> None:
     """Workers tell the controller all that one process would; ids are stable enough to run the failed again."""
     project.write("test_models.py", """
