@@ -13,26 +13,33 @@ import numpy as np
 from parity.analysis.tasks import task_limits
 from parity.analysis.tolerance import Tolerance
 from parity.backends.base import Feed, RunOptions, backend_of
-from parity.compare import Options
+from parity.compare import Options, told_by
 from parity.compare import compare as compare_feeds
-from parity.contenders import Contender, Request, contenders_of, feeds_of, load_labels
+from parity.contenders import Contender, Request, contenders_of, feeds_of, load_labels, of_original
 from parity.errors import FeedError, UsageError
 from parity.graph.feeds import check_feed
 from parity.graph.model import Model
+from parity.original import check_originals, is_original, original_of, read_example, source_of
 from parity.precision.calibration import Calibration
 from parity.report.record import InputFacts, Report
 from parity.targets import Target
 
 if TYPE_CHECKING:
     from onnx import ModelProto
+    from torch import nn
+    from torch.export import ExportedProgram
+
+    from parity.source_model.source import SourceModel
 
 AnyModel: TypeAlias = "str | PathLike[str] | ModelProto | Model"
+AnySource: TypeAlias = "nn.Module | ExportedProgram"
 # One set of inputs: arrays or tensors by name, or in the model's order.
 Values: TypeAlias = Mapping[str, object] | Sequence[object]
+AnyInputs: TypeAlias = "Values | Sequence[Mapping[str, object]] | str | PathLike[str]"
 _FILES = (".onnx", ".npz", ".npy", ".safetensors", ".json")
 
 
-def compare(model: AnyModel, inputs: Values | Sequence[Mapping[str, object]] | str | PathLike[str] | None = None, *,
+def compare(model: AnyModel | AnySource, inputs: AnyInputs | None = None, *,
             candidates: Sequence[AnyModel] = (), reference: str = "pytorch",
             tolerance: Mapping[str, float] | Sequence[str] | str = (), judges: Sequence[str] = (),
             labels: np.ndarray | str | PathLike[str] | None = None,
@@ -50,7 +57,8 @@ def compare(model: AnyModel, inputs: Values | Sequence[Mapping[str, object]] | s
     [['onnxruntime', 'conv2d', 'Conv']]
 
     Args:
-        model: the reference: a path, an `onnx.ModelProto`, or a `Model`.
+        model: the reference: a path, an `onnx.ModelProto`, or a `Model`; or an `nn.Module` or exported program, which
+            is exported on the first of `inputs`, and then held against its export as the candidate "module".
         inputs: arrays or tensors by input name, or in the model's order; several such mappings for several samples; a
             file as for `--input`; None for seeded ones.
         candidates: targets ("onnxruntime:int8"), other models or files of tensors; those that are models run on every
@@ -71,22 +79,26 @@ def compare(model: AnyModel, inputs: Values | Sequence[Mapping[str, object]] | s
     Raises:
         ParityError: an argument makes no sense, or the reference cannot run. What befalls a candidate is in the report.
     """
-    loaded = load_model(model)
+    source = source_of(model)
+    loaded = load_model(model) if source is None else _exported(source, inputs, shapes or {}, seed)
     targets = [Target.parse(c) for c in candidates if isinstance(c, str) and not _is_file(c)]
     files = [Path(fspath(c)) for c in candidates if isinstance(c, (str, PathLike)) and _is_file(c)]
     others = [load_model(c) for c in candidates if not isinstance(c, (str, PathLike))]
-    for target in (Target.parse(reference), *targets):
+    check_originals(targets, given=source is not None)
+    for target in (Target.parse(reference), *(t for t in targets if not is_original(t))):
         backend_of(target)
     contenders = contenders_of(files, targets) if files or not others else []
     contenders += [Contender(target, other) for other in others for target in targets or [Target("onnxruntime")]]
     feeds, facts = _feeds(loaded, inputs, shapes or {}, samples, seed, files)
+    original = None if source is None else original_of(source, loaded, feeds[0])
+    contenders = [*of_original(original, targets), *contenders]
     limits, rest = task_limits([tolerance] if isinstance(tolerance, str) else _texts(tolerance))
     run = RunOptions(optimization, seed=seed)
-    return compare_feeds(loaded, contenders, feeds, facts, Target.parse(reference), Options(
+    return told_by(original, compare_feeds(loaded, contenders, feeds, facts, Target.parse(reference), Options(
         run if threads is None else replace(run, threads=threads), Tolerance.parse(rest, alone=bool(limits)),
         labels=load_labels(Path(fspath(labels))) if isinstance(labels, (str, PathLike)) else labels,
         calibration=_calibration(loaded, calibration), judges=judges, task_limits=limits, fixes=fixes,
-        progress=progress))
+        progress=progress)))
 
 
 def load_model(model: AnyModel) -> Model:
@@ -102,7 +114,22 @@ def load_model(model: AnyModel) -> Model:
         return Model.load(Path(fspath(model)))
     if type(model).__name__ == "ModelProto":
         return Model.from_proto(model)
-    raise UsageError(f"a {type(model).__name__} is no model", "Give a path, an onnx.ModelProto or a parity Model.")
+    raise UsageError(f"a {type(model).__name__} is no model",
+                     "Give a path, an onnx.ModelProto, a parity Model or a torch.nn.Module.")
+
+
+def _exported(source: SourceModel, inputs: AnyInputs | None, shapes: Mapping[str, Sequence[int]], seed: int) -> Model:
+    """The model's ONNX, made on the first of the inputs."""
+    from parity.source_model.exporting import export
+
+    if inputs is None or isinstance(inputs, (str, PathLike)):
+        files = () if inputs is None else (fspath(inputs),)
+        example = read_example(source, files, [f"{n}={'x'.join(map(str, s))}" for n, s in shapes.items()], seed)
+        return export(source, example).model
+    first = _sets(inputs)[0]
+    if isinstance(first, Mapping):
+        return export(source, {name: _array(value) for name, value in first.items()}).model
+    return export(source, [_array(value) for value in first]).model
 
 
 def _is_file(candidate: str | PathLike[str]) -> bool:
@@ -116,8 +143,7 @@ def _texts(tolerance: Mapping[str, float] | Sequence[str]) -> list[str]:
     return list(tolerance)
 
 
-def _feeds(model: Model, inputs: Values | Sequence[Mapping[str, object]] | str | PathLike[str] | None,
-           shapes: Mapping[str, Sequence[int]], samples: int, seed: int,
+def _feeds(model: Model, inputs: AnyInputs | None, shapes: Mapping[str, Sequence[int]], samples: int, seed: int,
            files: Sequence[Path]) -> tuple[Sequence[Feed], tuple[InputFacts, ...]]:
     if inputs is None or isinstance(inputs, (str, PathLike)):
         texts = [f"{name}={'x'.join(map(str, sizes))}" for name, sizes in shapes.items()]
@@ -129,15 +155,21 @@ def _feeds(model: Model, inputs: Values | Sequence[Mapping[str, object]] | str |
 
 
 def _given(model: Model, inputs: Values | Sequence[Mapping[str, object]]) -> list[Feed]:
-    sets = [inputs] if isinstance(inputs, Mapping) or not all(isinstance(i, Mapping) for i in inputs) else list(inputs)
-    if not sets:
-        raise FeedError("there are no inputs", "Give at least one set of them, or None for seeded ones.")
     feeds = []
-    for values in sets:
-        feed = _named(model, values)  # type: ignore[arg-type]
+    for values in _sets(inputs):
+        feed = _named(model, values)
         check_feed(model, feed)
         feeds.append(feed)
     return feeds
+
+
+def _sets(inputs: Values | Sequence[Mapping[str, object]]) -> list[Values]:
+    """The sets of inputs, one or several."""
+    one = isinstance(inputs, Mapping) or not all(isinstance(i, Mapping) for i in inputs)
+    sets: list[Values] = [inputs] if one else list(inputs)  # type: ignore[arg-type] # looked at above
+    if not sets:
+        raise FeedError("there are no inputs", "Give at least one set of them, or None for seeded ones.")
+    return sets
 
 
 def _named(model: Model, values: Values) -> Feed:

@@ -16,18 +16,20 @@ from parity.analysis.attribute import pool
 from parity.analysis.portrait import reads_of
 from parity.analysis.tasks import propose
 from parity.backends.base import Feed, backend_of
-from parity.contenders import Contender, Request, contenders_of, feeds_of, load_labels
+from parity.contenders import Contender, Request, contenders_of, feeds_of, load_labels, of_original
 from parity.environment import environment
 from parity.errors import ParityError
 from parity.examine import Examined, examine, watching_notes
 from parity.fix import proposals
 from parity.fixes.problem import Demand
 from parity.graph.model import Model
+from parity.original import MODULE, Original, check_originals, is_original, original_of
 from parity.precision.calibration import Calibration
-from parity.report.assemble import with_energies, with_shares, worst_of
+from parity.report.assemble import with_energies, with_export_findings, with_places, with_shares, worst_of
 from parity.report.record import Candidate, InputFacts, Reference, Report, Verdict
 from parity.sample import INTERRUPTED, Sample, facts_of, reference_run
 from parity.sample import Options as Options  # noqa: PLC0414 - what `compare` takes is named here
+from parity.source_model.names import names_from
 from parity.targets import VARIANTS, Target
 
 
@@ -38,15 +40,30 @@ def compare_files(request: Request, options: Options) -> Report:
         ParityError: an argument makes no sense, or the reference cannot run.
     """
     reference, *others = (Target.parse(t) for t in (request.reference, *request.targets))
-    for target in (reference, *others):
+    check_originals(others, given=request.source is not None)
+    for target in (reference, *(t for t in others if not is_original(t))):
         backend_of(target)  # a typing error is told before anything is read or run
     model = Model.load(request.model)
+    named = None if request.names_from is None else Model.load(request.names_from)
     contenders = contenders_of(request.files, others)
     feeds, facts = feeds_of(model, request, options.run.seed)
+    original = None if request.source is None else original_of(request.source, model, feeds[0])
     options = replace(
         options, labels=None if request.labels is None else load_labels(request.labels),
         calibration=None if request.calibration is None else Calibration.load(model, request.calibration))
-    return compare(model, contenders, feeds, facts, reference, options)
+    contenders = [*of_original(original, others), *contenders]
+    report = told_by(original, compare(model, contenders, feeds, facts, reference, options))
+    return report if named is None else with_places(report, names_from(named, model, feeds[0]))
+
+
+def told_by(original: Original | None, report: Report) -> Report:
+    """The report with what the user's module tells: where the export fails, and the places that the graph lacks."""
+    if original is None:
+        return report
+    mapping = original.mapping
+    rows = [with_export_findings(c, mapping) if c.target == str(MODULE) else c for c in report.candidates]
+    return with_places(replace(report, candidates=tuple(rows)), mapping.places)
+
 
 
 def compare(model: Model, contenders: Sequence[Contender], feeds: Sequence[Feed], inputs: Sequence[InputFacts],

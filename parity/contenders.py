@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,8 +17,12 @@ from parity.graph.dumps.dump import declared_dtypes, fitted, split_runner
 from parity.graph.dumps.read import holds_tensors, read_dump
 from parity.graph.feeds import Feed, load_arrays, load_feed, parse_shape, seeded_feed
 from parity.graph.model import Model
+from parity.original import MODULE, Original, is_original
 from parity.report.record import InputFacts
 from parity.targets import VARIANTS, Target
+
+if TYPE_CHECKING:
+    from parity.source_model.source import SourceModel
 
 _DEFAULT = Target("onnxruntime")
 _TENSORRT = tuple(Target("tensorrt", "", precision) for precision in ("fp32", "fp16", "int8"))
@@ -39,6 +44,8 @@ class Request:
         shapes: NAME=AxBxC of seeded inputs.
         samples: how many seeded feeds to make.
         calibration: a file or folder of samples for INT8 ranges.
+        source: the PyTorch model that `model` was exported from.
+        names_from: the .onnx that `model` was made from, which still knows source lines and module paths.
     """
 
     model: Path
@@ -50,6 +57,8 @@ class Request:
     shapes: Sequence[str] = ()
     samples: int = 1
     calibration: Path | None = None
+    source: SourceModel | None = None
+    names_from: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -62,6 +71,7 @@ class Contender:
         tensors: a file of tensors.
         asked: named by the user, so that it must be able to run.
         fault: planted in what it runs but not in what it is judged by, to test the judging itself.
+        original: the user's module, which runs in place of the model.
     """
 
     target: Target | None
@@ -69,6 +79,7 @@ class Contender:
     tensors: Path | None = None
     asked: bool = True
     fault: Fault | None = None
+    original: Original | None = None
 
     @property
     def emulated(self) -> bool:
@@ -87,25 +98,32 @@ def contenders_of(files: Sequence[Path], targets: Sequence[Target]) -> list[Cont
     Args:
         files: other models (.onnx), each run on every target, and files or folders of tensors.
         targets: where to run; with none, a model runs on onnxruntime, and the reference also on TensorRT, or, where
-            that cannot run, emulated in lower precision, as a forecast.
+            that cannot run, emulated in lower precision, as a forecast. Those of the user's module are left aside.
 
     Raises:
         UsageError: a file of another kind.
         ModelError: a model that cannot be read.
     """
+    runtimes = [t for t in targets if not is_original(t)]
     found: list[Contender] = []
     for path in files:
         if path.suffix == ".onnx":
             other = Model.load(path)
-            found.extend(Contender(target, other) for target in targets or [_DEFAULT])
+            found.extend(Contender(target, other) for target in runtimes or [_DEFAULT])
         elif holds_tensors(path):
             found.append(Contender(None, tensors=path))
         else:
             raise UsageError(f"candidate file {path} is neither a model (.onnx) nor tensors (.npz, .npy, .safetensors, "
                              ".json or a folder of them)", "Give one of these, or a target with -c.")
     if not files:
-        found = [Contender(t) for t in targets] or [Contender(t, asked=False) for t in _defaults()]
+        found = [Contender(t) for t in runtimes] if targets else [Contender(t, asked=False) for t in _defaults()]
     return found
+
+
+def of_original(original: Original | None, targets: Sequence[Target]) -> list[Contender]:
+    """The user's module, where there is one: by itself, and as it was asked for besides."""
+    own = [MODULE, *filter(is_original, targets)] if original is not None else []
+    return [Contender(target, original=original) for target in dict.fromkeys(own)]
 
 
 def _defaults() -> tuple[Target, ...]:

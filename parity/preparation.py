@@ -19,6 +19,7 @@ from parity.graph.feeds import check_feed
 from parity.graph.flatten import inline_functions
 from parity.graph.model import Model, temporary_folder
 from parity.graph.survey import Survey, survey
+from parity.original import Original
 from parity.precision.calibration import Calibration
 from parity.precision.reweigh import with_weights_of
 from parity.targets import VARIANTS, Target
@@ -75,6 +76,8 @@ def make_ready(model: Model, contender: Contender, surveyed: Survey, feed: Feed,
         return Ready(captured, surveyed.flat, shown, surveyed.sizes, _dumped_precision(surveyed.flat, captured),
                      captured.notes)
     assert contender.target is not None  # noqa: S101 - a contender is a target or a file of tensors
+    if contender.original is not None:
+        return _of_original(contender.original, contender.target, surveyed, feed)
     deployed, own = model, surveyed
     if contender.model is not None:
         deployed, own = contender.model, _survey_other(contender, feed, options)
@@ -103,6 +106,14 @@ def make_ready(model: Model, contender: Contender, surveyed: Survey, feed: Feed,
     added = shown.difference(comparable_tensors(own.flat))  # by the variant: small change, of no known size
     sizes = {**dict.fromkeys(added, 0), **own.sizes}
     return Ready(session, flat, shown, sizes, precision, notes, folder)
+
+
+def _of_original(original: Original, target: Target, surveyed: Survey, feed: Feed) -> Ready:
+    """The user's module, which computes what the graph does, in the types that the graph says."""
+    flat = surveyed.flat
+    shown = frozenset(comparable_tensors(flat)) & original.mapping.matches.keys()
+    precision = target.precision if target.precision != "fp32" else model_precision(flat)
+    return Ready(original.open(target, feed), flat, shown, surveyed.sizes, precision, original.source.notes)
 
 
 def _named(flat: Model) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ import parity.compare
 from parity.errors import FeedError, UsageError
 from parity.graph.model import Model
 from tests.models import FIXTURES, ROOT
+from tests.source_model.models import made
 
 CNN = FIXTURES / "digits_cnn" / "model.onnx"
 FAULTY = FIXTURES / "digits_cnn_faulty" / "model.onnx"
@@ -129,3 +130,49 @@ def test_layers_are_a_data_frame_of_numbers() -> None:
     assert layers["accumulated_rel_l2"].max() > 1e-4
     assert all(isinstance(shape, tuple) for shape in layers["shape"])
     assert layers["first_bad"].dtype == bool
+
+
+def small() -> torch.nn.Module:
+    """A network that was left in training mode."""
+    torch.manual_seed(0)
+    return torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Dropout(0.5), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+
+
+def test_a_module_is_compared_with_its_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The module comes first, then the targets; inputs by name, by place or by shape give the same rows."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    module, value = small(), np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
+    by_place = parity.compare(module, [value], candidates=["onnxruntime", "module:fp64"])
+    assert [(c.target, c.verdict) for c in by_place.candidates] == [
+        ("module", "parity"), ("module:fp64", "parity"), ("onnxruntime", "parity")]
+    by_name = parity.compare(module, [{"input": value}, {"input": value + 1}], candidates=["onnxruntime"])
+    assert by_name.samples == 2
+    assert by_name.verdict == "parity"
+    assert parity.compare(module, shapes={"input": (3, 4)}, candidates=["module"]).verdict == "parity"
+    assert module.training
+    assert any("training mode" in note for note in by_place.candidates[0].notes)
+    assert {t.module for t in by_place.candidates[0].tensors} == {"0", "2", "3"}
+
+
+def test_an_exported_program_is_compared_on_its_own_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was made on inputs, so none need be given."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    program = torch.export.export(small().eval(), (torch.ones(3, 4),))
+    report = parity.compare(program, candidates=["onnxruntime"])
+    assert [(c.target, c.verdict) for c in report.candidates] == [("module", "parity"), ("onnxruntime", "parity")]
+
+
+def test_the_module_cannot_be_a_candidate_of_a_file() -> None:
+    """There is none to run."""
+    with pytest.raises(UsageError, match="none is given"):
+        parity.compare(CNN, {_input(): images()}, candidates=["module"])
+
+
+@pytest.mark.parametrize("name", ["llama", "cond", "lstm"])
+def test_a_clean_export_is_not_blamed(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Masks of -inf, a branch, and layers that FP32 computes in one piece: nothing is named."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    module, inputs = made(name)
+    candidate = parity.compare(module, list(inputs), candidates=["module"]).candidates[0]
+    assert (candidate.verdict, candidate.first_bad, candidate.diagnoses) == ("parity", None, ())
+    assert len(candidate.tensors) >= 7

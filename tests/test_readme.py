@@ -44,6 +44,9 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     values = Executor(Model.load(fixture / "model.onnx")).run(feed, ["relu_1"])
     tensors = {**feed, **{n: to_numpy(v) for n, v in values.items()}}
     np.savez(folder / "dump.npz", **tensors)
+    (folder / "simplified.onnx").write_bytes((fixture / "model.onnx").read_bytes())
+    (folder / "package").mkdir()
+    (folder / "package" / "module.py").write_text("import torch\n\ndef factory():\n    return torch.nn.Linear(8, 4)\n")
     for line in ("compare model.onnx -o reports/model",
                  "convert model.onnx --precision int8 --calibration samples.npz -o model_int8.onnx"):
         subprocess.run([parity(), *line.split()], cwd=folder, check=True, capture_output=True)

@@ -19,8 +19,8 @@ from parity.graph.graph import Node
 from parity.graph.model import Model
 from parity.graph.ops.call import Value, is_tensor, to_numpy
 
-# Why a tensor is named: its own arithmetic, its number format, or a NaN or Inf born there.
-Kind: TypeAlias = Literal["implementation", "precision", "nonfinite"]
+# Why a tensor is named: its own arithmetic, its number format, a NaN or Inf born there, or how the model was exported.
+Kind: TypeAlias = Literal["implementation", "precision", "nonfinite", "export"]
 
 
 @dataclass(frozen=True)

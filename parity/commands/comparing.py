@@ -16,10 +16,13 @@ from parity.commands.options import (
     LIMITS,
     RUNNING,
     TENSORRT,
+    TORCH,
     Writers,
     command_line,
+    model_and_source,
     progress_bar,
     show,
+    source_title,
     status_of,
     targets_for,
     tensorrt_options,
@@ -29,15 +32,18 @@ from parity.commands.options import (
 if TYPE_CHECKING:
     from parity.backends.base import Watch
     from parity.report.record import Report
+    from parity.source_model.source import SourceModel
 
 
 @click.command()
-@click.argument("model", type=EXISTING)
+@click.argument("model", type=EXISTING, required=False)
 @click.argument("candidate_files", type=EXISTING, nargs=-1)
 @click.option("-r", "--reference", default="pytorch", show_default=True, metavar="TARGET",
               help="What is right by definition.")
 @click.option("-c", "--candidate", "candidates", multiple=True, metavar="TARGET",
-              help="backend[@device][:precision] to hold against it; repeatable. Default: onnxruntime.")
+              help="backend[@device][:precision], module or pytorch.compile, to hold against it; repeatable. "
+                   "Default: onnxruntime.")
+@TORCH
 @INPUTS
 @LIMITS
 @click.option("--strict", is_flag=True, help="Fail on a named fault even where the outputs hide it.")
@@ -55,22 +61,26 @@ if TYPE_CHECKING:
               help="Also write MODEL with each node's figures in its metadata, for Netron.")
 @click.option("--no-fixes", is_flag=True, help="Do not look for fixes.")
 @click.option("-v", "--verbose", is_flag=True, help="Print every tensor.")
-def compare(model: Path, candidate_files: tuple[Path, ...], reference: str, candidates: tuple[str, ...],
-            inputs: tuple[str, ...], labels: Path | None, calibration: Path | None, seed: int,
-            shapes: tuple[str, ...], samples: int, tolerances: tuple[str, ...], judges: tuple[str, ...],
-            strict: bool, optimization: str, threads: int | None, watch: Watch, tf32: bool, engine: Path | None,
-            workspace: int | None, builder_level: int | None, timing_cache: Path | None, memory: int,
-            output: Path | None, json_path: Path | None, no_html: bool, summary: Path | None, annotate: Path | None,
-            no_fixes: bool, verbose: bool) -> None:
+def compare(model: Path | None, candidate_files: tuple[Path, ...], reference: str, candidates: tuple[str, ...],
+            torch_text: str, checkpoint: Path | None, names_from: Path | None, inputs: tuple[str, ...],
+            labels: Path | None, calibration: Path | None, seed: int, shapes: tuple[str, ...], samples: int,
+            tolerances: tuple[str, ...], judges: tuple[str, ...], strict: bool, optimization: str,
+            threads: int | None, watch: Watch, tf32: bool, engine: Path | None, workspace: int | None,
+            builder_level: int | None, timing_cache: Path | None, memory: int, output: Path | None,
+            json_path: Path | None, no_html: bool, summary: Path | None, annotate: Path | None, no_fixes: bool,
+            verbose: bool) -> None:
     """Run MODEL on a reference and on candidates, and say at which tensor they part.
 
     CANDIDATE_FILES are other models (.onnx, run on every -c TARGET) or tensors taken elsewhere (.npz, .npy,
     .safetensors, Polygraphy's or trtexec's .json, or a folder of .npy). FILE:RUNNER names one of Polygraphy's runners.
+    With --torch, or a .pt2 or TorchScript .pt as MODEL, the module itself is held against its export, too, which is
+    MODEL, or is made here and written beside the report.
 
     \b
     parity compare model.onnx
     parity compare model.onnx --input inputs.npz -c onnxruntime -c pytorch:fp64
     parity compare model.onnx faulty.onnx --strict
+    parity compare --torch package.module:factory --checkpoint model.safetensors --shape x=1x3x224x224
     parity compare model.onnx -c onnxruntime:int8 --calibration samples/ --judge top1 --tolerance top1=0.99
     parity compare model.onnx -c tensorrt:fp16 --shape x=1x3x224x224/4x3x224x224/16x3x224x224
     """  # noqa: D301 - click wants the character itself
@@ -82,8 +92,10 @@ def compare(model: Path, candidate_files: tuple[Path, ...], reference: str, cand
     from parity.errors import UsageError
     from parity.report.write import ensure_writable
 
-    folder = output or Path("reports") / title_of(model)
-    if annotate is not None and annotate.resolve() in {path.resolve() for path in (model, *candidate_files)}:
+    model, torch_text = model_and_source(model, torch_text, checkpoint)
+    folder = output or Path("reports") / (title_of(model) if model is not None else source_title(torch_text))
+    compared = {path.resolve() for path in (model, *candidate_files) if path is not None}
+    if annotate is not None and annotate.resolve() in compared:
         raise UsageError(f"--annotate {annotate} would overwrite what is compared", "Name another file.")
     ensure_writable(folder)
     if json_path is not None:
@@ -93,15 +105,37 @@ def compare(model: Path, candidate_files: tuple[Path, ...], reference: str, cand
     run = RunOptions(optimization, seed=seed, memory=memory * 2**20, tensorrt=tensorrt)
     run = run if threads is None else replace(run, threads=threads)
     limits, rest = task_limits(tolerances)
+    source = _loaded(torch_text, checkpoint)
+    path = _exported(source, inputs, shapes, seed, folder / "model.onnx") if model is None else model
     with progress_bar() as progress:
         report = compare_files(
-            Request(model, candidate_files, reference, targets_for(engine, candidates), inputs, labels, shapes, samples,
-                    calibration),
+            Request(path, candidate_files, reference, targets_for(engine, candidates), inputs, labels, shapes, samples,
+                    calibration, source, names_from),
             Options(run, Tolerance.parse(rest, alone=bool(limits)), progress=progress, command=command_line(),
                     judges=judges, task_limits=limits, fixes=not no_fixes))
     show(report, folder, json_path, html=not no_html, verbose=verbose,
-         also=_written_too(report, model, summary, annotate))
+         also=_written_too(report, path, summary, annotate))
     sys.exit(status_of(report, strict=strict))
+
+
+def _loaded(torch_text: str, checkpoint: Path | None) -> SourceModel | None:
+    if not torch_text:
+        return None
+    from parity.source_model.loading import load_source
+
+    return load_source(torch_text, checkpoint)
+
+
+def _exported(source: SourceModel | None, inputs: tuple[str, ...], shapes: tuple[str, ...], seed: int, path: Path,
+              ) -> Path:
+    """Where the model was exported to."""
+    from parity.convert import write_model
+    from parity.original import read_example
+    from parity.source_model.exporting import export
+
+    assert source is not None  # noqa: S101 - there is a MODEL or a source
+    write_model(export(source, read_example(source, inputs, shapes, seed)).model, path)
+    return path
 
 
 def _written_too(report: Report, model: Path, summary: Path | None, annotate: Path | None) -> Writers:

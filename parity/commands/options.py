@@ -59,6 +59,15 @@ LIMITS = options(
     click.option("--judge", "judges", multiple=True, metavar="NAME",
                  help="Judge outputs as users do: top1, top5, accuracy, kl, rank, iou, boxes; NAME:OUTPUT for one "
                       "output."))
+# The PyTorch model that it was exported from.
+TORCH = options(
+    click.option("--torch", "torch_text", default="", metavar="SOURCE",
+                 help="The PyTorch model itself: package.module:factory, .pt2 or TorchScript .pt. Without MODEL it is "
+                      "exported."),
+    click.option("--checkpoint", type=EXISTING, metavar="FILE",
+                 help="Its weights: .safetensors, or a state dict that torch.load reads without running code."),
+    click.option("--names-from", type=EXISTING, metavar="ORIGINAL.onnx",
+                 help="Take source lines and module paths from the .onnx that MODEL was simplified or optimised from."))
 # How it is run.
 RUNNING = options(
     click.option("--optimization", type=click.Choice(["off", "basic", "extended", "all"]), default="all",
@@ -112,6 +121,35 @@ def title_of(model: Path) -> str:
     """What to call the report of a model: its file's name, or its folder's where every file is called model.onnx."""
     stem, parent = model.stem, model.resolve().parent.name
     return parent if stem == "model" and parent else stem
+
+
+_SOURCES = (".pt2", ".pt", ".pth", ".ts")
+
+
+def model_and_source(model: Path | None, torch_text: str, checkpoint: Path | None) -> tuple[Path | None, str]:
+    """The .onnx, if there is one, and the PyTorch model, which may have been given in its place; empty for none.
+
+    Raises:
+        UsageError: neither, two PyTorch models, or weights of none.
+    """
+    from parity.errors import UsageError
+
+    if model is not None and model.suffix in _SOURCES:
+        if torch_text:
+            raise UsageError(f"{model} and --torch {torch_text} are two PyTorch models", "Leave out one of them.")
+        model, torch_text = None, str(model)
+    if model is None and not torch_text:
+        raise UsageError("there is no MODEL to compare", "Give an .onnx, a .pt2, or --torch package.module:factory.")
+    if checkpoint is not None and not torch_text:
+        raise UsageError("--checkpoint has the weights of a PyTorch model, and none is given",
+                         "Add --torch package.module:factory.")
+    return model, torch_text
+
+
+def source_title(torch_text: str) -> str:
+    """What to call the report of a PyTorch model: its factory's name, or its file's."""
+    path = Path(torch_text)
+    return path.stem if path.suffix in _SOURCES else torch_text.rpartition(":")[2]
 
 
 def command_line() -> str:

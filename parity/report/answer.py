@@ -107,7 +107,8 @@ def _look(shown: Candidate) -> str:
     op = words.visible(found.op) or "it"
     look = {"implementation": f"Compare how {words.target(shown)} computes {op} at {place} with the model.",
             "precision": f"Look at the value range at {place}: the number format loses it.",
-            "nonfinite": f"Look at what overflows at {place}: its inputs are still finite."}[found.kind]
+            "nonfinite": f"Look at what overflows at {place}: its inputs are still finite.",
+            "export": f"Export again, and look at what becomes of {place}: no runtime made this."}[found.kind]
     return look + (" With --strict, the run fails on it." if words.mark(shown) == "warn" else "")
 
 

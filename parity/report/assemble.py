@@ -10,14 +10,16 @@ import numpy as np
 
 from parity.analysis.attribute import Pooled
 from parity.analysis.cuts import Search
+from parity.analysis.diagnose import Diagnosis
 from parity.analysis.localize import Divergence
 from parity.analysis.measure import Comparison
 from parity.analysis.outputs import OutputFinding, top1
 from parity.analysis.tasks import judge_tasks, within
 from parity.graph.graph import Node
 from parity.graph.model import Model
-from parity.report.record import Attribution, Candidate, FirstBad, Kind, Layer, TaskAccuracy, TaskResult
-from parity.source_model.place import place_of
+from parity.report.record import Attribution, Candidate, FirstBad, Kind, Layer, Report, TaskAccuracy, TaskResult
+from parity.source_model.mapping import Match, TensorMap
+from parity.source_model.place import Place, place_of
 
 
 def layer_of(found: Divergence, limit: float) -> Layer:
@@ -33,17 +35,18 @@ def layer_of(found: Divergence, limit: float) -> Layer:
         origin = "nonfinite" if judgement is not None and judgement.nonfinite else "implementation"
     elif accumulated is not None and not accumulated.rel_l2 <= limit:
         origin = "inherited"
+    place = place_of(found.node)
     return Layer(
-        found.tensor, found.node.proto.name, found.node.op, found.index, place_of(found.node).source,
+        found.tensor, found.node.proto.name, found.node.op, found.index, place.source,
         found.dtype, found.shape, accumulated, found.local, None if judgement is None else judgement.floor,
         found.precision, None if judgement is None else judgement.implementation,
-        passed=not found.to_blame, origin=origin, level=found.level)
+        passed=not found.to_blame, origin=origin, level=found.level, module=_module(place))
 
 
 def output_layer(found: OutputFinding, node: Node | None) -> Layer:
     """A graph output's row; `node` makes it, None where it is an input or a weight passed through."""
     row = Layer(found.name, "", "", -1) if node is None else Layer(
-        found.name, node.proto.name, node.op, node.index, place_of(node).source)
+        found.name, node.proto.name, node.op, node.index, place_of(node).source, module=_module(place_of(node)))
     return replace(row, dtype=found.dtype, shape=found.shape, accumulated=found.comparison, passed=found.passed,
                    tolerance=found.limit, noise=found.noise)
 
@@ -151,6 +154,60 @@ def with_energies(candidate: Candidate, prices: Mapping[str, float]) -> Candidat
     rows = tuple(replace(row, energy=prices[row.tensor] ** 2) if row.tensor in prices else row
                  for row in candidate.tensors)
     return replace(candidate, tensors=rows)
+
+
+def with_places(report: Report, places: Mapping[str, Place]) -> Report:
+    """The report with source lines and module paths, by tensor, where the graph itself did not know them."""
+    return replace(report, candidates=tuple(_placed(c, places) for c in report.candidates))
+
+
+def _placed(candidate: Candidate, places: Mapping[str, Place]) -> Candidate:
+    def row(layer: Layer) -> Layer:
+        place = places.get(layer.tensor, Place())
+        return replace(layer, source=layer.source or place.source, module=layer.module or _module(place))
+
+    bad = candidate.first_bad
+    if bad is not None:
+        bad = replace(bad, source=bad.source or places.get(bad.tensor, Place()).source)
+    return replace(candidate, outputs=tuple(map(row, candidate.outputs)), tensors=tuple(map(row, candidate.tensors)),
+                   first_bad=bad)
+
+
+_EXPORT_FAULT = ("The export is not the module{}: in FP64, and at the module's own inputs, {!r} is off by {:.1e} "
+                 "(relative L2). This was made when the model was exported, and by no runtime.")
+
+
+def with_export_findings(candidate: Candidate, mapping: TensorMap) -> Candidate:
+    """The module's row with the first tensor that its export computes otherwise.
+
+    Where the outputs agree, a tensor that the FP32 run names and FP64 clears is named no more: that is rounding, or
+    another way of writing a mask, and not the export's doing.
+
+    Args:
+        candidate: the module held against its export.
+        mapping: of the two, made in FP64 at equal inputs, so that no runtime and no rounding is in its faults.
+    """
+    if mapping.faults:
+        return _with_export_fault(candidate, mapping.faults[0])
+    match = None if candidate.first_bad is None else mapping.matches.get(candidate.first_bad.tensor)
+    cleared = match is not None and match.agrees and candidate.verdict == "parity"
+    return replace(candidate, first_bad=None, diagnoses=()) if cleared else candidate
+
+
+def _with_export_fault(candidate: Candidate, fault: Match) -> Candidate:
+    place = fault.place
+    where = f" {place.module!r}" * bool(place.module) + f" at {place.source} `{place.text}`" * bool(place.source)
+    figures = {"error": fault.error} | ({} if fault.control is None else {"error on other inputs": fault.control})
+    said = Diagnosis("export-fault", fault.tensor, _EXPORT_FAULT.format(where, fault.tensor, fault.error), figures)
+    row = next((r for r in candidate.tensors if r.tensor == fault.tensor), None)
+    bad = candidate.first_bad if row is None else FirstBad(
+        row.tensor, row.node, row.op, row.index, "export", row.accumulated, row.local, row.source)
+    return replace(candidate, first_bad=bad, diagnoses=(said, *candidate.diagnoses))
+
+
+def _module(place: Place) -> str | None:
+    """A module's path; None where nothing is known of the place."""
+    return place.module if place.module or place.file else None
 
 
 def _worst_rows(samples: Sequence[Sequence[Layer]]) -> tuple[Layer, ...]:

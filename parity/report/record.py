@@ -20,6 +20,8 @@ from parity.backends.latency import Latency
 from parity.errors import Diverged, UsageError
 from parity.fixes.fix import Fix
 from parity.report.codec import decode, encode
+from parity.report.facts import InputFacts as InputFacts  # noqa: PLC0414 - renderers take these from here, too
+from parity.report.facts import ModelFacts as ModelFacts  # noqa: PLC0414
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -55,6 +57,7 @@ class Layer:
         tolerance: for an output, the limit that it was judged by; None for other tensors.
         noise: for an output, the distance (relative L2) of the FP32 reference from FP64.
         portrait: both sides close up, for outputs, tensors to blame and those of the largest shares.
+        module: path of the PyTorch module that owns it, "layers.3.attn"; empty for the outermost, None where unknown.
     """
 
     tensor: str
@@ -77,6 +80,7 @@ class Layer:
     tolerance: float | None = None
     noise: float | None = None
     portrait: Portrait | None = None
+    module: str | None = None
 
 
 @dataclass(frozen=True)
@@ -197,26 +201,6 @@ class Candidate:
     model: ModelFacts | None = None
     asked: bool = True
     compiled: tuple[CompiledLayer, ...] = ()
-
-
-@dataclass(frozen=True)
-class ModelFacts:
-    """Which model it was: path, hash of the file, and its size in nodes and tensors."""
-
-    path: str
-    sha256: str
-    nodes: int
-    tensors: int
-
-
-@dataclass(frozen=True)
-class InputFacts:
-    """One input as it was fed; `source` is a file, or "seeded" with how the values were chosen."""
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    source: str
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ KINDS: dict[Kind, str] = {
     "implementation": "implementation: the runtime's own result here is off by more than rounding explains",
     "precision": "precision: the number format explains the error, not the runtime",
     "nonfinite": "non-finite: Inf or NaN appears here for the first time",
+    "export": "export: the ONNX model itself computes something else here than the module, whatever runs it",
 }
 
 _DIRECTIONS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")

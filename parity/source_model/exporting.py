@@ -58,7 +58,8 @@ def export(source: SourceModel, inputs: Mapping[str, np.ndarray] | Sequence[np.n
     arguments, keywords = source.arguments({n: torch.as_tensor(a) for n, a in named.items()})
     try:
         with _quiet():
-            proto = (_older if source.scripted else _current)(source, tuple(arguments), dict(keywords), opset)
+            proto = (_older(source, tuple(arguments), opset, list(inputs) if isinstance(inputs, Mapping) else None)
+                     if source.scripted else _current(source, tuple(arguments), dict(keywords), opset))
     except Exception as error:  # exporters raise anything
         raise ModelError(
             f"{source.name} cannot be exported: {_reason(error)}{frames_of(error)}",
@@ -114,11 +115,11 @@ def _current(source: SourceModel, arguments: tuple[torch.Tensor, ...], keywords:
     return program.model_proto
 
 
-def _older(source: SourceModel, arguments: tuple[torch.Tensor, ...], keywords: dict[str, torch.Tensor],
-           opset: int | None) -> onnx.ModelProto:
+def _older(source: SourceModel, arguments: tuple[torch.Tensor, ...], opset: int | None,
+           names: list[str] | None) -> onnx.ModelProto:
     with temporary_folder() as folder:
         path = Path(folder) / "model.onnx"
-        torch.onnx.export(source.module, arguments, path, kwargs=keywords or None, dynamo=False,
+        torch.onnx.export(source.module, arguments, path, dynamo=False, input_names=names,
                           opset_version=opset or _OLDER_OPSET)
         return onnx.load(str(path))
 

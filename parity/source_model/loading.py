@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import pickle
 import sys
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
@@ -105,7 +106,9 @@ def _callables(module: object) -> list[str]:
 
 def _program(path: Path) -> SourceModel:
     try:
-        program = torch.export.load(path)
+        with warnings.catch_warnings():  # torch warns of its own pickles
+            warnings.simplefilter("ignore")
+            program = torch.export.load(path)
     except Exception as error:
         raise ModelError(f"{path} is not an exported program that this torch ({torch.__version__}) reads: "
                          f"{_first_line(error)}", "Save it again with torch.export.save.") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -98,8 +99,9 @@ class TensorMap:
         """What a run of the module makes, under ONNX names, in the graph's order.
 
         Args:
-            values: of activations; those that are missing are left out.
+            values: of activations; those that are missing, or have another size than in FP64, are left out.
         """
         for match in self.matches.values():
-            if match.activation in values:
-                yield match.tensor, match.layout.apply(values[match.activation])
+            value = values.get(match.activation)
+            if value is not None and value.numel() == math.prod(match.layout.view):
+                yield match.tensor, match.layout.apply(value)

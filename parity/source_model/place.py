@@ -18,6 +18,7 @@ from parity.graph.graph import Node
 _NOT_THE_USERS = re.compile(r"^<|[/\\](site-packages|dist-packages|torch|onnxscript|lib[/\\]python3\.\d+)[/\\]")
 _FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+)')
 _PACKAGE = str(Path(__file__).resolve().parents[1])
+_CALLER = str(Path(__file__).resolve().with_name("source.py"))
 _MOST_FRAMES = 5
 _KEY = "pkg.torch.onnx."
 
@@ -101,7 +102,7 @@ def user_place(module: str) -> Place:
         module: path of the module that runs.
     """
     frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 - inspect.stack() reads every file on the way
-    while frame is not None:
+    while frame is not None and frame.f_code.co_filename != _CALLER:  # beyond it are those who run parity
         file = frame.f_code.co_filename
         if not file.startswith(_PACKAGE) and not _NOT_THE_USERS.search(file):
             return Place(module, file, frame.f_lineno, linecache.getline(file, frame.f_lineno).strip())

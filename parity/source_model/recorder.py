@@ -221,9 +221,14 @@ class Owners:
 
 @contextmanager
 def _written_out(*, double: bool) -> Iterator[None]:
-    """Have torch compute attention and encoders in steps, and make FP64 where nobody says what to make."""
+    """Have torch compute attention, encoders and recurrent layers in steps, and make FP64 where nobody says what.
+
+    oneDNN computes FP32 recurrent layers in one piece and FP64 ones not at all, so that names would not agree.
+    """
     fast, default = torch.backends.mha.get_fastpath_enabled(), torch.get_default_dtype()
     torch.backends.mha.set_fastpath_enabled(False)
+    fused = torch.backends.mkldnn.enabled
+    torch.backends.mkldnn.enabled = False  # type: ignore[assignment] # torch declares its descriptor
     if double:
         torch.set_default_dtype(torch.float64)
     try:
@@ -231,6 +236,7 @@ def _written_out(*, double: bool) -> Iterator[None]:
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
+        torch.backends.mkldnn.enabled = fused
         torch.set_default_dtype(default)
 
 

@@ -18,6 +18,9 @@ from parity.source_model.mapping import TensorMap
 from parity.source_model.source import SourceModel
 from parity.source_model.trace import Trace
 
+# There are more of them in FP64, the run that the map was made from, so that their names do not agree.
+_CAST = "_to_copy"
+
 
 class ModuleSession:
     """The module itself, in its own types or in FP64.
@@ -54,9 +57,14 @@ class ModuleSession:
     def watch(self, feed: Feed, names: Collection[str], sizes: Mapping[str, int]) -> Iterator[Chunk]:
         """The mapped tensors in the graph's order; those of a branch that is not taken are left out."""
         trace = self._source.trace(feed, double=self._double)
-        for name, value in self._mapping.shown(trace.values):
+        values = {n: v for n, v in trace.values.items() if self._double or trace.activations[n].op != _CAST}
+        for name, value in self._mapping.shown(values):
             if name in names:
                 yield {name: _array(value)}
+
+    def show(self, feed: Feed, names: Collection[str]) -> Capture:
+        """What `run` shows: nothing more is to be had of the deployed module without watching it."""
+        return self.run(feed)
 
 
 class CompiledSession:
@@ -112,6 +120,10 @@ class CompiledSession:
             if name in names and name not in outputs:
                 yield {name: _array(value)}
         yield {name: value for name, value in outputs.items() if name in names}
+
+    def show(self, feed: Feed, names: Collection[str]) -> Capture:
+        """What `run` shows: other outputs would be another compiled graph."""
+        return self.run(feed)
 
     def _call(self, compiled: object, feed: Feed) -> list[np.ndarray]:
         try:

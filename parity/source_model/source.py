@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import inspect
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -60,7 +61,9 @@ class SourceModel:
     @cached_property
     def wide(self) -> nn.Module:
         """A copy in FP64."""
-        return copy.deepcopy(self.module).double()
+        with warnings.catch_warnings():  # torch's, of the gradients of a traced module
+            warnings.simplefilter("ignore")
+            return copy.deepcopy(self.module).double()
 
     @cached_property
     def digest(self) -> str:

@@ -1,0 +1,194 @@
+"""The user's own PyTorch model, from the command line to the report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+from torch import Tensor, nn
+
+from parity.errors import FeedError, UsageError
+from parity.original import check_originals, read_example, source_of
+from parity.report.record import Layer
+from parity.source_model.loading import source_of_module
+from parity.targets import Target
+from tests.builders import CommandLine, Outcome, saved
+
+CODE = '''"""A small network."""
+import torch
+from torch import nn
+
+
+class Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(8, 8)
+        self.drop = nn.Dropout(0.5)
+
+    def forward(self, x):
+        return x + self.drop(torch.relu(self.fc(x)))
+
+
+def training():
+    torch.manual_seed(0)
+    return nn.Sequential(Block(), Block(), nn.Linear(8, 4))
+
+
+def made():
+    return training().eval()
+'''
+SHAPE = ("--shape", "input=3x8", "--no-html")
+
+
+@pytest.fixture
+def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> CommandLine:
+    """`parity …` in a folder of its own, with its own cache, beside a package that defines a network."""
+    (tmp_path / "small_net.py").write_text(CODE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return CommandLine(tmp_path / "report", monkeypatch, capsys)
+
+
+def told(outcome: Outcome) -> dict[str, str]:
+    """The verdict of each candidate."""
+    assert outcome.status in (0, 1), outcome.err
+    return {c.target: c.verdict for c in outcome.report.candidates}
+
+
+def exported(command: CommandLine, edit: Callable[[onnx.ModelProto], None]) -> Path:
+    """The network's export, edited."""
+    assert command.compare("--torch", "small_net:made", *SHAPE).status == 0
+    proto = onnx.load(str(command.folder / "model.onnx"))
+    edit(proto)
+    return saved(command.folder.parent / "edited.onnx", proto)
+
+
+def test_a_module_is_exported_and_held_against_its_export(command: CommandLine) -> None:
+    """The module is the first row; its lines and module paths stand with the layers; training mode is told."""
+    outcome = command.compare("--torch", "small_net:training", *SHAPE)
+    assert told(outcome) == {"module": "parity", "onnxruntime": "parity"}
+    row = {layer.module: layer.source or "" for layer in outcome.candidate.tensors}
+    assert row["1.fc"].endswith("small_net.py:13")
+    assert any("training mode" in note for note in outcome.candidate.notes)
+    assert (command.folder / "model.onnx").is_file()
+
+
+def test_an_export_fault_is_told_apart_from_a_runtime_fault(command: CommandLine) -> None:
+    """A weight changed in the .onnx: the module's row names it as the export's doing, and the runtime agrees."""
+    def scaled(proto: onnx.ModelProto) -> None:
+        for weight in proto.graph.initializer:
+            if weight.name == "1.fc.weight":
+                weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight) * np.float32(1.5), weight.name))
+
+    outcome = command.compare(exported(command, scaled), "--torch", "small_net:made", "--no-html", "-c", "onnxruntime")
+    assert outcome.status == 1
+    assert told(outcome) == {"module": "divergence", "onnxruntime": "parity"}
+    bad = outcome.candidate.first_bad
+    assert bad is not None
+    assert (bad.tensor, bad.kind) == ("linear_1", "export")
+    assert outcome.candidate.diagnoses[0].cause == "export-fault"
+    assert "1.fc" in outcome.candidate.diagnoses[0].message
+    assert outcome.report.candidates[1].first_bad is None
+
+
+@pytest.mark.parametrize("option", ["--names-from", "--torch"])
+def test_lines_survive_a_model_that_lost_them(command: CommandLine, option: str) -> None:
+    """The original beside it, or the module itself, says where the layers of a stripped model come from."""
+    def stripped(proto: onnx.ModelProto) -> None:
+        for each in proto.graph.node:
+            del each.metadata_props[:]
+            each.name = ""
+
+    path = exported(command, stripped)
+    before = command.folder / "model.onnx"
+    tensors = {t.tensor: t for t in command.compare("--torch", "small_net:made", *SHAPE).candidate.tensors}
+    plain = command.compare(path, "--no-html").candidate.tensors
+    found = command.compare(path, option, before if option == "--names-from" else "small_net:made", "--no-html")
+    assert {(t.source, t.module) for t in plain} == {(None, None)}
+    rows = found.candidate.tensors
+    assert [t.module for t in rows] == [tensors[t.tensor].module for t in rows]
+    assert [line(t) for t in rows] == [line(tensors[t.tensor]) for t in rows]
+
+
+def line(layer: Layer) -> str:
+    """The line of the network's own code, empty for torch's."""
+    name = Path(layer.source or "").name
+    return name if name.startswith("small_net") else ""
+
+
+def test_programs_and_torchscript_are_models_too(command: CommandLine) -> None:
+    """A .pt2 brings its example inputs, a .pt needs them; both are exported and compared."""
+    import small_net  # type: ignore[import-not-found] # written by the fixture
+
+    module, example = small_net.made(), torch.randn(3, 8)
+    torch.export.save(torch.export.export(module, (example,)), "net.pt2")
+    torch.jit.trace(module, (example,)).save("net.pt")  # type: ignore[no-untyped-call] # torch's own
+    np.savez("inputs.npz", input=example.numpy())
+    expected = {"module": "parity", "onnxruntime": "parity"}
+    assert told(command.compare("net.pt2", "--no-html")) == expected
+    assert told(command.compare("net.pt", "--input", "inputs.npz", "--no-html")) == expected
+
+
+@pytest.mark.parametrize(("words", "said"), [
+    ([], "there is no MODEL to compare"),
+    (["net.pt2", "--torch", "small_net:made"], "are two PyTorch models"),
+    (["m.onnx", "--checkpoint", "w.safetensors"], "none is given"),
+    (["m.onnx", "-c", "module"], "Add --torch package.module:factory"),
+    (["m.onnx", "-c", "pytorch.compile"], "Add --torch package.module:factory"),
+    (["--torch", "small_net:made"], "nothing says on what inputs"),
+    (["--torch", "small_net:made", "--shape", "y=3x8"], "takes input"),
+    (["--torch", "small_net:made", *SHAPE, "-c", "module:int8"], "Known: module, module:fp64")])
+def test_what_makes_no_sense_is_told_with_the_next_step(command: CommandLine, words: list[str], said: str) -> None:
+    """One line says what is wrong, and one what to type."""
+    outcome = command("compare", *words, "-o", command.folder)
+    assert outcome.status == 2
+    assert len(outcome.err.splitlines()) == 2
+    assert said in outcome.err
+
+
+def test_targets_of_the_module_are_known_apart() -> None:
+    """They need a module, and run in no format of a runtime."""
+    check_originals([Target("onnxruntime"), Target("module", "", "fp64")], given=True)
+    with pytest.raises(UsageError, match="none is given"):
+        check_originals([Target("module")], given=False)
+    with pytest.raises(UsageError, match="not run as"):
+        check_originals([Target("pytorch.compile", "", "fp64")], given=True)
+
+
+class Two(nn.Module):
+    """Takes two inputs."""
+
+    def forward(self, x: Tensor, scale: Tensor) -> Tensor:
+        """Their product."""
+        return x * scale
+
+
+def test_examples_are_read_by_the_names_of_forward(tmp_path: Path) -> None:
+    """Files may hold more than inputs; shapes may not, and the same seed gives the same values."""
+    source = source_of_module(Two())
+    x, scale = np.ones((2, 3), np.float32), np.ones(3, np.float32)
+    np.savez(tmp_path / "both.npz", scale=scale, x=x, labels=np.zeros(2, int))
+    assert list(read_example(source, [str(tmp_path / "both.npz")], [], 0)) == ["x", "scale"]
+    np.save(tmp_path / "one.npy", scale)
+    named = read_example(source, [str(tmp_path / "both.npz"), f"scale={tmp_path / 'one.npy'}"], [], 0)
+    np.testing.assert_array_equal(named["scale"], scale)
+    one, other = (read_example(source, [], ["x=2x3", "scale=3"], 5)["x"] for _ in range(2))
+    np.testing.assert_array_equal(one, other)
+    with pytest.raises(FeedError, match="takes x, scale"):
+        read_example(source, [], ["x=2x3", "other=3"], 0)
+
+
+def test_the_users_own_module_is_left_as_it_is() -> None:
+    """It stays in training mode, though what is compared is not."""
+    module = nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.5))
+    source = source_of(module)
+    assert source is not None
+    assert module.training
+    assert not source.module.training
+    assert source_of("model.onnx") is None
