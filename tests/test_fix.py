@@ -288,6 +288,19 @@ def test_external_weights_stay_beside_the_fixed_model(parity: CommandLine, input
     assert compared.status == 0, compared.out
 
 
+@pytest.mark.parametrize(("limit", "most"), [(0.016, 4), (0.0277, 1)])
+def test_small_sets_are_not_missed(limit: float, most: int, parity: CommandLine) -> None:
+    """What cheap layers, or one alone, can mend is mended so, on samples of which half are held out, too."""
+    ran = parity("fix", FIXTURES / "digits_cnn" / "model.onnx", "--for", "pytorch:int8", "--samples", 8, "--seed", 7, "--tolerance",
+                     f"rel_l2={limit}", "--threads", 1, "--no-html", "-o", parity.folder)
+    best = ran.candidate.fixes[0]
+    assert ran.status == 0
+    assert best.passed
+    assert best.held_out is not None
+    assert best.held_out <= 1
+    assert len(best.kept) <= most
+
+
 @contextmanager
 def disk_of(size: int) -> Iterator[None]:
     """No file can grow beyond so many bytes."""

@@ -15,6 +15,21 @@ from parity.analysis.tolerance import Tolerance
 
 
 @dataclass(frozen=True)
+class Limited:
+    """A figure that has a limit.
+
+    Attributes:
+        name: of the metric or judge, and of the output: "rel_l2 of logits".
+        value: the figure.
+        times: how many times its distance from perfect is what the limit admits; at most 1 keeps to it.
+    """
+
+    name: str
+    value: float
+    times: float
+
+
+@dataclass(frozen=True)
 class Goal:
     """Limits for the outputs on one feed.
 
@@ -44,35 +59,37 @@ class Goal:
             From 0; infinite where an output is missing, not finite where the reference is, or of another shape.
         """
         found = judge_outputs(self.reference, outputs, self.noise, self.tolerance)
-        if len(found) < len(self.reference):
+        if len(found) < len(self.reference) or any(o.comparison is None for o in found):
             return math.inf
-        return max((*map(self._output, found), *self._tasks(outputs)), default=0.0)
+        return max((figure.times for figure in self.figures(outputs)), default=0.0)
 
-    def worst(self, outputs: Mapping[str, np.ndarray]) -> OutputFinding | None:
-        """The output that is furthest beyond its limit."""
+    def figures(self, outputs: Mapping[str, np.ndarray]) -> list[Limited]:
+        """Everything that has a limit: every metric of every output that can be compared, and the judges' figures."""
         found = judge_outputs(self.reference, outputs, self.noise, self.tolerance)
-        return max(found, key=self._output, default=None)
+        return [*(figure for output in found for figure in self._measured(output)), *self._tasks(outputs)]
 
-    def _output(self, found: OutputFinding) -> float:
-        if found.comparison is None:
-            return math.inf
-        if found.comparison.mismatched_nonfinite:
-            return _beside(math.inf, passed=found.passed)
+    def _measured(self, found: OutputFinding) -> list[Limited]:
+        comparison = found.comparison
+        if comparison is None:
+            return []
         limits = {**self.tolerance.limits, "rel_l2": found.limit} if "rel_l2" in self.tolerance.limits else (
             self.tolerance.limits)
-        figure = max((_times(name, found.comparison, limit) for name, limit in limits.items()), default=0.0)
-        if not found.passed and figure <= 1:
-            figure = 1.0 + found.comparison.rel_l2  # integers, which must be equal
-        return _beside(figure, passed=found.passed)
+        times = {metric: _times(metric, comparison, limit) for metric, limit in limits.items()}
+        if comparison.mismatched_nonfinite:
+            times = {"mismatched_nonfinite": math.inf}
+        if not found.passed and max(times.values(), default=0.0) <= 1:
+            times["rel_l2"] = max(1.0 + comparison.rel_l2, math.nextafter(1.0, 2.0))  # integers, which must be equal
+        return [Limited(f"{metric} of {found.name}", METRICS[metric].of(comparison),
+                        min(each, 1.0) if found.passed else each) for metric, each in times.items()]
 
-    def _tasks(self, outputs: Mapping[str, np.ndarray]) -> list[float]:
+    def _tasks(self, outputs: Mapping[str, np.ndarray]) -> list[Limited]:
         asked = [*self.judges, *(j for j in self.task_limits if j not in {n.partition(":")[0] for n in self.judges})]
         if not asked:
             return []
         figures = judge_tasks(asked, self.reference, outputs, self.labels)
         limited = [(f, self.task_limits[f.judge]) for f in figures if f.judge in self.task_limits]
-        return [_beside(_beyond(JUDGES[f.judge].lower_is_better, f.value, limit), passed=within(f, limit))
-                for f, limit in limited]
+        return [Limited(f"{f.judge} of {f.output}", f.value, _beside(
+            _beyond(JUDGES[f.judge].lower_is_better, f.value, limit), passed=within(f, limit))) for f, limit in limited]
 
 
 def _times(metric: str, found: Comparison, limit: float) -> float:

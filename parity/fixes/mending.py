@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from typing import cast
 
@@ -13,7 +14,7 @@ from parity.fixes.account import Account
 from parity.fixes.attempt import Attempt, Emulation, variant_of
 from parity.fixes.fix import Fix
 from parity.fixes.journal import Journal
-from parity.fixes.keep import overflowing
+from parity.fixes.keep import Group, overflowing
 from parity.fixes.outcome import Solution
 from parity.fixes.target import Ran, TargetRuns
 from parity.fixes.training import training
@@ -40,6 +41,8 @@ class Mending:
         solutions: what was run on the target, in that order.
         trials: runs of the emulator.
         before: the variant as it is, on the target.
+        missed: of every attempt the sets of groups, by name, that do not pass on the target, and how many times their
+            limit they are at there.
         prices: what each layer alone in low precision does to the outputs (relative L2), once that is known.
     """
 
@@ -60,7 +63,9 @@ class Mending:
         self.before = before
         self.prices: Mapping[str, float] = {}
         self._base, self._save = base, save
-        self._plain = {base: before}
+        self._ran: dict[tuple[Emulation, frozenset[str], str], tuple[Variant, Ran]] = {
+            (base, frozenset(), ""): (base.variant, before)}
+        self.missed = defaultdict[Emulation, dict[frozenset[str], float]](dict, {base: {frozenset(): before.error}})
 
     @property
     def passed(self) -> bool:
@@ -80,12 +85,10 @@ class Mending:
 
     def on_target(self, emulation: Emulation) -> Fix:
         """Run an attempt without kept layers on the target."""
-        variant = emulation.variant
-        ran = self._plain[emulation] = self.runs.run(variant.model)
         attempt = emulation.attempt
-        return self._judged(emulation, variant, ran, Fix(
+        return self._judged(emulation, (), "fp32", lambda ran: Fix(
             attempt.strategy, attempt.message, (), self.before.error, ran.error, passed=False, trials=self.trials,
-            layers=len(emulation.mixture.layers)))
+            layers=len(emulation.mixture.layers), words=self._words(emulation, (), "fp32")))
 
     def keep(self, account: Account, chosen: frozenset[str], tried: Mapping[frozenset[str], float], trials: int) -> Fix:
         """Run an attempt with some layers kept on the target, in FP32 or, on request and if that passes, in FP16.
@@ -98,7 +101,7 @@ class Mending:
         """
         fix = self._kept(account, chosen, "fp32", tried, trials)
         wanted = self.problem.limits.precision
-        if fix.passed and wanted != "fp32" and self.runs.count < self.problem.limits.runs:
+        if fix.passed and wanted != "fp32" and self.runs.left > 0:
             narrower = self._kept(account, chosen, wanted, tried, trials)
             self.solutions.pop(-2 if narrower.passed else -1)  # one of the two is the answer
             return narrower if narrower.passed else fix
@@ -110,27 +113,30 @@ class Mending:
         attempt = emulation.attempt
         groups = [g for g in emulation.groups if g.name in chosen]
         layers = [layer for group in groups for layer in group.layers]
-        if not layers and emulation in self._plain:
-            variant, ran = emulation.variant, self._plain[emulation]
-        else:
-            variant = variant_of(self.problem, attempt, layers, precision)
-            ran = self.runs.run(variant.model)
         operations, size = account.shares(layers)
         low, total = self.problem.target.precision, len(emulation.mixture.layers)
         stay = f"{len(layers)} of {total} layers stay in {precision.upper()}, the rest is" if layers else (
             "No layer is kept: all that can be is")
-        decided: Mapping[str, Precision] = dict.fromkeys(layers, precision)
-        missed = ran.error > 1 and low == "int8"
-        return self._judged(emulation, variant, ran, Fix(
+        fix = self._judged(emulation, groups, precision, lambda ran: Fix(
             "+".join(filter(None, (attempt.strategy, "keep"))), f"{attempt.message} {stay} {low.upper()}.".strip(),
             account.kept(groups, precision), self.before.error, ran.error, passed=False, layers=total,
             operations=operations, bytes=size, curve=account.curve(tried), trials=self.trials + trials,
-            words=words(attempt.model, decided, cast("Precision", low), attempt.settings),
-            training=training(self.problem.model, account.hardest(layers)) if missed else {}))
+            words=self._words(emulation, layers, precision)))
+        if fix.passed or low != "int8":
+            return fix
+        taught = replace(fix, training=training(self.problem.model, account.hardest(layers)))
+        self.solutions[-1] = replace(self.solutions[-1], fix=taught)
+        return taught
 
-    def _judged(self, emulation: Emulation, variant: Variant, ran: Ran, fix: Fix) -> Fix:
-        """The fix with all that the target says of it; noted, and saved where it passes."""
-        held_out = self.runs.held_out(ran)
+    def _words(self, emulation: Emulation, layers: Collection[str], precision: Precision) -> Mapping[str, str]:
+        attempt, low = emulation.attempt, cast("Precision", self.problem.target.precision)
+        return words(attempt.model, dict.fromkeys(layers, precision), low, attempt.settings)
+
+    def _judged(self, emulation: Emulation, groups: Collection[Group], precision: Precision,
+                told: Callable[[Ran], Fix]) -> Fix:
+        """Run a variant on the target; the fix with all that this says of it is noted, and saved where it passes."""
+        variant, ran = self._run(emulation, frozenset(layer for g in groups for layer in g.layers), precision)
+        fix, held_out = told(ran), self.runs.held_out(ran)
         overfitted = ran.error <= 1 and held_out is not None and not held_out <= 1
         unseen = (f" It is within the limit on the samples that it was searched on, but at {held_out:.3g} times the "
                   "limit on those held out.") if overfitted else ""
@@ -142,7 +148,17 @@ class Mending:
         self.solutions.append(solution)
         if fix.passed:
             self._save(solution)
+        else:
+            self.missed[emulation][frozenset(g.name for g in groups)] = max(fix.after, held_out or 0.0)
         return fix
+
+    def _run(self, emulation: Emulation, layers: frozenset[str], precision: Precision) -> tuple[Variant, Ran]:
+        """Run a variant on the target, unless it was."""
+        key = emulation, layers, precision if layers else ""
+        if key not in self._ran:
+            variant = variant_of(self.problem, emulation.attempt, layers, precision) if layers else emulation.variant
+            self._ran[key] = variant, self.runs.run(variant.model)
+        return self._ran[key]
 
     def priced(self, emulation: Emulation) -> tuple[Account, Journal]:
         """What the layers of an attempt are worth, and where the trials of it are noted."""

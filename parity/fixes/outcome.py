@@ -68,7 +68,7 @@ def ranked(solutions: list[Solution], before: float) -> list[Solution]:
     """
     def key(solution: Solution) -> tuple[bool, float, bool]:
         fix = solution.fix
-        return not fix.passed, len(fix.kept) if fix.passed else fix.after, not fix.training
+        return not fix.passed, len(fix.kept) if fix.passed else max(fix.after, fix.held_out or 0.0), not fix.training
 
     best: dict[str, Solution] = {}
     for solution in sorted(solutions, key=key):

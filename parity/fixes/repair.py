@@ -9,28 +9,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from parity.analysis.match import draws_randomly
 from parity.errors import FeedError, UsageError
 from parity.fixes.attempt import Attempt, Emulation
-from parity.fixes.keep import Group, largest, overflowing, ranked, touching
+from parity.fixes.keep import largest, overflowing
 from parity.fixes.mending import Mending, Progress
 from parity.fixes.outcome import Outcome, Solution
 from parity.fixes.outcome import ranked as best_of_each
 from parity.fixes.problem import Problem, allowing_for_noise, outputs_of
 from parity.fixes.rescale import rescales
 from parity.fixes.rewrite import rewrites
-from parity.fixes.search import Found, Trials, search
+from parity.fixes.selection import keep_layers, saturates
 from parity.fixes.settings import calibrations, has_outliers, seven_bits
 from parity.fixes.target import Ran, TargetRuns, judged
 from parity.graph.flatten import inline_functions
 from parity.precision.plan import all_nodes
 
-# Where the target misses what the emulator reaches, the next search keeps to this much less than it needs.
-_SLACK = 0.95
 # Below this limit (relative L2), or where the target in FP32 is at more than this share of its limit, a model's own
 # FP32 noise may matter.
 _NOISY, _NEAR = 1e-2, 1e-3
@@ -38,8 +36,6 @@ _NOISY, _NEAR = 1e-2, 1e-3
 _DRAWN = 0.1
 # An attempt that leaves more of the error than this does not help.
 _HELPS = 0.9
-# Beyond this multiple of what the emulator says, it is the runtime's kernels that lose.
-_SATURATED = 1.5
 
 
 def repair(problem: Problem, save: Callable[[Solution], None], progress: Progress) -> Outcome:
@@ -74,9 +70,7 @@ def repair(problem: Problem, save: Callable[[Solution], None], progress: Progres
     if before.error <= 1:
         return Outcome(problem, before.error, whole.error, before.outputs, ())
     mending = Mending(runs, base, before, save, progress)
-    chosen = _best_attempt(mending, base)
-    if not mending.passed:
-        _keep_layers(mending, chosen)
+    _select(mending, _attempts(mending, base))
     found = best_of_each(mending.solutions, before.error)
     return Outcome(problem, before.error, whole.error, before.outputs,
                    (*map(mending.timed, found[:1]), *found[1:]), mending.prices)
@@ -120,28 +114,36 @@ def _finite(value: np.ndarray) -> bool:
     return value.dtype.kind in "biuOSU" or bool(np.isfinite(value.astype(np.float64)).all())
 
 
-def _best_attempt(mending: Mending, base: Emulation) -> Emulation:
-    """The way to make the variant that does best with no layer kept; what passes on the target ends it."""
-    found = [base]
-    if mending.problem.target.precision == "int8":
-        if _saturates(mending, mending.before.error, base.baseline) and mending.spare:
-            narrower = mending.emulated(seven_bits(base.attempt))
-            if mending.on_target(narrower).after < mending.before.error:
-                found = [narrower]
-        if not mending.passed:
-            found += _calibrated(mending, found[0])
-    else:
-        found += _patched(mending, base)
+def _attempts(mending: Mending, base: Emulation) -> list[Emulation]:
+    """Ways to make the variant, the one that does best with no layer kept first; what passes on the target ends it."""
+    if mending.problem.target.precision != "int8":
+        found = [base, *_patched(mending, base)]
+        return [_best(mending, found, base)]
+    first: Emulation = base
+    others: list[Emulation] = []
+    if saturates(mending, mending.before.error, base.baseline) and mending.spare:
+        narrower = mending.emulated(seven_bits(base.attempt))
+        better = mending.on_target(narrower).after < mending.before.error
+        first, others = (narrower, [base]) if better else (base, [narrower])
+    found = [first, *([] if mending.passed else _calibrated(mending, first))]
+    return [_best(mending, found, first), *others]
+
+
+def _best(mending: Mending, found: Sequence[Emulation], known: Emulation) -> Emulation:
+    """The best of some on the emulator; it is run on the target, too, where that was not done."""
     best = min(found, key=lambda e: e.baseline)
-    if best not in {base, found[0]} and not mending.passed:
+    if best is not known and not mending.passed:
         mending.on_target(best)
     return best
 
 
-def _saturates(mending: Mending, measured: float, emulated: float) -> bool:
-    """Whether it may be the runtime's INT8 kernels, and not the format, that lose."""
-    low = mending.problem.target.precision
-    return low == "int8" and measured > _SATURATED * max(emulated, 1 / _SATURATED)
+def _select(mending: Mending, attempts: Sequence[Emulation]) -> None:
+    """Search for the layers to keep in one attempt after the other, until a set passes on the target."""
+    left, narrow = list(attempts), any(e.attempt.settings.reduce_range for e in attempts)
+    while left and not mending.passed:
+        emulation = left.pop(0)
+        if keep_layers(mending, emulation, 1 / (1 + len(left)), unless_saturated=not narrow and mending.spare):
+            left, narrow = [mending.emulated(seven_bits(emulation.attempt)), emulation], True
 
 
 def _calibrated(mending: Mending, base: Emulation) -> list[Emulation]:
@@ -175,61 +177,3 @@ def _patched(mending: Mending, base: Emulation) -> list[Emulation]:
             found.append(mending.emulated(Attempt(strategy, message, patch.model, formulas=best.attempt.formulas,
                                                   rescaled=patch.rescaled)))
     return found
-
-
-def _keep_layers(mending: Mending, emulation: Emulation) -> None:
-    """Search for the layers to keep, tightening the limit while the target, or unseen samples, miss it."""
-    account, journal = mending.priced(emulation)
-    names = {group.name: group for group in emulation.groups}
-    first, order = _ordered(emulation, account.prices, account.beyond)
-    most, runs = int(mending.problem.limits.kept * len(names)), mending.problem.limits.runs
-
-    def measured(chosen: frozenset[str]) -> float:
-        layers = _layers(names, chosen)
-        return emulation.error(layers) if emulation.leaves(layers) else math.inf  # with all kept it is no variant
-
-    trials = Trials(measured, mending.allowed(account), journal.trials(), journal.add_trial)
-    trials.known[frozenset()] = emulation.baseline
-    kinder = _kinder(mending, emulation)
-    limit = kinder
-    found: Found[str] | None = None
-    while mending.runs.count < runs - 1:
-        found = search(first[:most], order[:max(0, most - len(first))], trials, limit)
-        mending.progress("search", mending.trials + trials.tried, mending.problem.limits.trials)
-        if not found.enough:
-            break
-        held_out = emulation.held_out(_layers(names, found.items))
-        if held_out is not None and held_out > kinder and limit > kinder * _SLACK**8:
-            limit = min(limit, found.error) * max(_SLACK * kinder / held_out, 0.3)
-            continue
-        fix = mending.keep(account, found.items, trials.known, trials.tried)
-        if fix.passed:
-            return
-        if (_saturates(mending, fix.after, found.error) and not emulation.attempt.settings.reduce_range
-                and mending.spare):
-            mending.trials += trials.tried
-            _keep_layers(mending, mending.emulated(seven_bits(emulation.attempt)))
-            return
-        limit = min(limit, found.error) * max(_SLACK / max(fix.after, fix.held_out or 0.0), 0.3)
-    if found is not None and not found.enough and mending.runs.count < runs:
-        mending.keep(account, found.items, trials.known, trials.tried)
-
-
-def _ordered(emulation: Emulation, prices: Mapping[str, float], beyond: Mapping[str, float],
-             ) -> tuple[list[str], list[str]]:
-    """In which order to keep layers: first those that overflow, then the others."""
-    at_once = touching(emulation.mixture, beyond)
-    order = ranked(emulation.groups, prices)
-    first = [g.name for g in order if not at_once.isdisjoint(g.layers)]
-    return first, [g.name for g in order if g.name not in first]
-
-
-def _kinder(mending: Mending, emulation: Emulation) -> float:
-    """How much worse the emulator is than the target: a runtime need not round after every operator."""
-    measured = mending.before.error if emulation.attempt.strategy == "" else math.inf
-    ratio = emulation.baseline / measured if 0 < measured < math.inf else 1.0
-    return ratio if _SATURATED < ratio < math.inf else 1.0
-
-
-def _layers(names: Mapping[str, Group], chosen: frozenset[str]) -> list[str]:
-    return [layer for name in chosen for layer in names[name].layers]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from math import comb
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item", bound=Hashable)
@@ -59,10 +61,15 @@ class Trials(Generic[Item]):
         """How many sets may still be measured."""
         return self._most - self.tried
 
-    def best(self, limit: float) -> frozenset[Item] | None:
-        """The smallest set that is enough, of equals the one of least error; None where none is."""
-        enough = [(len(items), error, items) for items, error in self.known.items() if error <= limit]
-        return min(enough, key=lambda e: e[:2])[2] if enough else None
+    def enough(self, limit: float, most: int) -> list[frozenset[Item]]:
+        """Every known set of at most `most` items that is enough: the small ones first, of equals that of least error.
+
+        Args:
+            limit: the largest error that is enough.
+            most: how many items a set may have.
+        """
+        return sorted((items for items, error in self.known.items() if error <= limit and len(items) <= most),
+                      key=lambda items: (len(items), self.known[items]))
 
 
 @dataclass(frozen=True)
@@ -80,33 +87,33 @@ class Found(Generic[Item]):
     enough: bool
 
 
-def search(first: Sequence[Item], order: Sequence[Item], trials: Trials[Item], limit: float = 1.0) -> Found[Item]:
+def search(first: Sequence[Item], order: Sequence[Item], trials: Trials[Item], limit: float = 1.0,
+           most: int | None = None) -> Found[Item]:
     """The smallest set that is enough, as far as the trials reach.
 
     Exponential and binary search for the shortest prefix of `order`, then backward elimination of what the others make
     needless; then, where there are trials enough, sets built from below, and exchanges, one for one, in sets that are
-    smaller by one.
+    smaller by one. Where the trials reach for every smaller set, every one is tried.
 
     Args:
         first: items without which the rest is in vain; they come before `order`.
         order: the others, the one that matters most first.
         trials: to try sets with.
         limit: the largest error that is enough.
+        most: how many items the set may have; None for all. Larger ones are tried on the way.
     """
     ranked = [*first, *(i for i in order if i not in set(first))]
-    try:
+    most = len(ranked) if most is None else min(most, len(ranked))
+    with suppress(OutOfTrials):
         kept = _shortest_prefix(ranked, len(first), trials, limit)
-        if kept is not None:
-            kept = _eliminated(kept, trials, limit)
-            if _BEAM * len(ranked) * (len(kept) - 1) <= trials.left:
-                kept = _grown(kept, ranked, trials, limit)
-            _climbed(kept, ranked, trials, limit)
-    except OutOfTrials:
-        pass
-    best = trials.best(limit)
-    if best is not None:
+        kept = None if kept is None else _eliminated(kept, trials, limit)
+        # All that is known where nothing was enough is that a set must be no larger than it may be.
+        kept = _grown(kept, ranked, trials, limit, most)
+        _climbed(kept if kept is not None else ranked, ranked, trials, limit, most)
+    for best in trials.enough(limit, most):
         return Found(best, trials.known[best], enough=True)
-    least = min(trials.known, key=lambda items: (trials.known[items], len(items)), default=frozenset(ranked))
+    within = [items for items in trials.known if len(items) <= most]
+    least = min(within, key=lambda items: (trials.known[items], len(items)), default=frozenset(ranked[:most]))
     return Found(least, trials.known.get(least, float("inf")), enough=False)
 
 
@@ -141,27 +148,45 @@ def _eliminated(kept: list[Item], trials: Trials[Item], limit: float) -> list[It
         piece = max(1, min(piece // 2, len(kept) // 2))
 
 
-def _grown(kept: list[Item], ranked: Sequence[Item], trials: Trials[Item], limit: float) -> list[Item]:
+def _grown(kept: list[Item] | None, ranked: Sequence[Item], trials: Trials[Item], limit: float,
+           most: int) -> list[Item] | None:
     """A smaller set, from none upwards: of the sets of every size those of least error are tried with one item more.
 
     Sets that happen to be enough because errors cancel are found so, and not from a large set downwards.
+
+    Args:
+        kept: the smallest set so far; None where none is enough.
+        ranked: all items, the one that matters most first.
+        trials: to try sets with.
+        limit: the largest error that is enough.
+        most: how many items a set may have.
+
+    Returns:
+        A smaller set that is enough; `kept` where none was found.
     """
+    largest = most if kept is None else min(most, len(kept) - 1)
+    every = sum(comb(len(ranked), size) for size in range(largest + 1))
+    width = every if every <= trials.left else _BEAM
+    if every > trials.left and _BEAM * len(ranked) * largest > trials.left:
+        return kept
     beam: list[frozenset[Item]] = [frozenset()]
-    for _ in range(len(kept) - 1):
+    for _ in range(largest):
         larger = dict.fromkeys(items | {i} for items in beam for i in ranked if i not in items)
-        beam = sorted(larger, key=trials.error)[:_BEAM]
+        beam = sorted(larger, key=trials.error)[:width]
         if trials.error(beam[0]) <= limit:
             return [i for i in ranked if i in beam[0]]
     return kept
 
 
-def _climbed(kept: list[Item], ranked: Sequence[Item], trials: Trials[Item], limit: float) -> None:
+def _climbed(kept: Sequence[Item], ranked: Sequence[Item], trials: Trials[Item], limit: float, most: int) -> None:
     """Look for a set that is smaller by one, as long as there is one.
 
-    The least missed item is left out, then items are exchanged, one for one, as long as the error falls.
+    The least missed item is left out, and as many more as are too many; then items are exchanged, one for one, as long
+    as the error falls.
     """
     while kept:
-        fewer = min(([i for i in kept if i != left] for left in reversed(kept)), key=trials.error)
+        fewer = list(kept[:most]) if len(kept) > most else (
+            min(([i for i in kept if i != left] for left in reversed(kept)), key=trials.error))
         error, improved = trials.error(fewer), True
         while error > limit and improved:
             improved = False

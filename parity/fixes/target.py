@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from parity.analysis.outputs import judge_outputs
+from parity.analysis.goal import Limited
 from parity.backends.base import Session, backend_of
 from parity.fixes.problem import Problem
 from parity.graph.model import Model
@@ -20,21 +20,18 @@ class Ran:
     Attributes:
         error: the worst output error over the judged feeds, as a multiple of its limit.
         outputs: of each judged feed.
-        worst: which of these feeds had that error.
         session: what ran it.
     """
 
     error: float
     outputs: Sequence[Mapping[str, np.ndarray]]
-    worst: int
     session: Session
 
 
 def judged(problem: Problem, outputs: Sequence[Mapping[str, np.ndarray]], session: Session) -> Ran:
     """What the outputs of the judged feeds come to."""
-    errors = [goal.error(found) for found, (_, goal) in zip(outputs, problem.judged, strict=True)]
-    worst = errors.index(max(errors))
-    return Ran(errors[worst], outputs, worst, session)
+    error = max(goal.error(found) for found, (_, goal) in zip(outputs, problem.judged, strict=True))
+    return Ran(error, outputs, session)
 
 
 class TargetRuns:
@@ -48,6 +45,11 @@ class TargetRuns:
     def __init__(self, problem: Problem) -> None:
         self.count = 0
         self.problem = problem
+
+    @property
+    def left(self) -> int:
+        """How many more there may be."""
+        return self.problem.limits.runs - self.count
 
     def run(self, model: Model) -> Ran:
         """Run a variant on the judged feeds.
@@ -65,15 +67,30 @@ class TargetRuns:
         return max((goal.error(ran.session.run(feed).outputs) for feed, goal in self.problem.held_out), default=None)
 
     def said(self, ran: Ran) -> str:
-        """The output that was worst, in plain figures: "rel_l2 of logits 0.41"; "" where there is no such figure."""
-        worst = self.problem.judged[ran.worst][1].worst(ran.outputs[ran.worst])
-        return "" if worst is None or worst.comparison is None else (
-            f"rel_l2 of {worst.name} {worst.comparison.rel_l2:.3g}")
+        """The worst figure of all feeds in plain: "rel_l2 of logits 0.41"; "" where nothing could be compared."""
+        worst = _worst(self._figures(ran))
+        return "" if worst is None else f"{worst.name} {worst.value:.3g}"
 
     def change(self, before: Ran, after: Ran) -> str:
-        """What was the worst output, before and after: "rel_l2 of logits 0.41 → 0.0186", on the same feed."""
-        goal, outputs = self.problem.judged[before.worst][1], after.outputs[before.worst]
-        worst, said = goal.worst(before.outputs[before.worst]), self.said(before)
-        now = {o.name: o.comparison for o in judge_outputs(goal.reference, outputs, goal.noise, goal.tolerance)}
-        found = now.get(worst.name) if worst is not None else None
-        return f"{said} → {found.rel_l2:.3g}" if said and found is not None else ""
+        """What is worst afterwards where nothing passes then, else what was before: "rel_l2 of logits 0.41 → 0.0186".
+
+        Of either run it is the worst over its own feeds, as `Ran.error` is.
+        """
+        old, new = self._figures(before), self._figures(after)
+        both = old.keys() & new.keys()
+        side = old if after.error <= 1 else new
+        worst = _worst({name: side[name] for name in both})
+        return "" if worst is None else f"{worst.name} {old[worst.name].value:.3g} → {new[worst.name].value:.3g}"
+
+    def _figures(self, ran: Ran) -> dict[str, Limited]:
+        """Of every figure the worst over the judged feeds, by name."""
+        found: dict[str, Limited] = {}
+        for outputs, (_, goal) in zip(ran.outputs, self.problem.judged, strict=True):
+            for figure in goal.figures(outputs):
+                if figure.name not in found or figure.times > found[figure.name].times:
+                    found[figure.name] = figure
+        return found
+
+
+def _worst(figures: Mapping[str, Limited]) -> Limited | None:
+    return max(figures.values(), key=lambda figure: figure.times, default=None)

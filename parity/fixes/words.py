@@ -57,12 +57,14 @@ def words(model: Model, kept: Mapping[str, Precision], low: Precision,
         path: of the model's file, as it is to stand in the texts.
 
     Returns:
-        Python (starting with its imports) or shell, comments included, ready to be pasted; empty where nothing is kept.
+        Python (starting with its imports) or shell, comments included, ready to be pasted. Where nothing is kept, only
+        for tools that are told how the rest is quantised; none where that is as by default.
     """
     decision = _Decision(model, {n: p for n, p in kept.items() if n not in model.constants}, low, settings, path)
-    if not decision.kept or low == "fp32":
+    if low == "fp32" or (not decision.kept and settings == QuantizeSettings()):
         return {}
-    return {tool: say(decision) for tool, (for_low, say) in _TOOLS.items() if low in for_low}
+    return {tool: say(decision) for tool, (for_low, say) in _TOOLS.items()
+            if low in for_low and (decision.kept or say is _onnxruntime)}
 
 
 @dataclass(frozen=True, eq=False)

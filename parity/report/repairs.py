@@ -29,8 +29,9 @@ def sentence(candidate: Candidate, fix: Fix) -> str:
 
 
 def change(fix: Fix) -> str:
-    """The output error before and after, as multiples of its limit."""
-    missed = ", but what was asked of the outputs is missed" if fix.after <= 1 and not fix.passed else ""
+    """The output error before and after, as multiples of its limit; on other samples too where it is missed there."""
+    missed = f", but {words.number(fix.held_out)} of it on other samples" if (
+        fix.after <= 1 and not fix.passed and fix.held_out is not None) else ""
     return f"{words.number(fix.before)} → {words.number(fix.after)} of its limit{missed}"
 
 

@@ -88,14 +88,14 @@ def test_the_number_is_the_multiple_of_the_limit(step: float, limit: float) -> N
 
 
 def test_the_worst_of_all_counts() -> None:
-    """Of several outputs and limits the worst decides, and `worst` names its output."""
+    """Of several outputs and limits the worst decides, and `figures` names it."""
     right = {"a": np.ones(4), "b": np.ones(4)}
     other = {"a": np.full(4, 1.1), "b": np.full(4, 1.2)}
     goal = Goal(right, {}, Tolerance({"rel_l2": 0.1, "max_abs": 0.05}))
     assert goal.error(other) == pytest.approx(4.0)
-    worst = goal.worst(other)
-    assert worst is not None
-    assert worst.name == "b"
+    worst = max(goal.figures(other), key=lambda figure: figure.times)
+    assert worst.name == "max_abs of b"
+    assert worst.value == pytest.approx(0.2)
 
 
 def test_a_missing_output_is_never_enough() -> None:

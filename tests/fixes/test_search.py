@@ -78,6 +78,20 @@ def test_whatever_the_errors_are(drawn: tuple[Errors, int], most: int, data: st.
     assert found_in(errors, order[first:], most, order[:first])[0] == found
 
 
+@given(any_errors(), st.data())
+def test_with_trials_for_all_the_smallest_set_is_found(drawn: tuple[Errors, int], data: st.DataObject) -> None:
+    """Whatever the errors are, no smaller set is enough, and none is larger than it may be."""
+    errors, count = drawn
+    order, most = data.draw(st.permutations(range(count))), data.draw(st.integers(0, count))
+    trials: Trials[int] = Trials(errors, PLENTY, {}, nothing)
+    found = search((), order, trials, most=most)
+    least = smallest(errors, count)
+    assert len(found.items) <= most
+    assert found.enough == (least is not None and least <= most)
+    if found.enough:
+        assert len(found.items) == least
+
+
 @given(any_errors(), st.integers(0, 30), st.data())
 def test_a_search_that_was_stopped_goes_on(drawn: tuple[Errors, int], stopped: int, data: st.DataObject) -> None:
     """With what an earlier search found, only the rest is measured, and the answer is that of one that ran through."""

@@ -47,10 +47,10 @@ def test_sentences() -> None:
         "A fix passes on onnxruntime:int8: Take more data, error NaN → 0.8 of its limit.")
 
 
-def test_a_missed_judge_is_said() -> None:
-    """A fix within the limit that does not pass misses something else, and that is said."""
-    assert "is missed" in repairs.change(fix(after=0.8, passed=False))
-    assert "is missed" not in repairs.change(fix(after=1.8, passed=False))
+def test_a_miss_on_other_samples_is_said() -> None:
+    """A fix within the limit that does not pass misses it on samples that the search did not see, and that is said."""
+    assert repairs.change(fix(after=0.8, held_out=1.7, passed=False)).endswith(", but 1.7 of it on other samples")
+    assert "other samples" not in repairs.change(fix(after=1.8, held_out=1.9, passed=False))
 
 
 def test_several_precisions() -> None:
