@@ -12,7 +12,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from parity.analysis.attribute import Shares
-from parity.analysis.outputs import absence_notes, drawn_outputs, judge_outputs, noise_notes, random_notes, value_notes
+from parity.analysis.outputs import (
+    absence_notes,
+    drawn_outputs,
+    judge_outputs,
+    noise_notes,
+    random_notes,
+    relative_limit,
+    value_notes,
+)
 from parity.analysis.reads import without_unread
 from parity.analysis.tolerance import DEFAULTS
 from parity.backends.base import compiled_of
@@ -71,7 +79,7 @@ def _one_sample(model: Model, contender: Contender, blank: Candidate, sample: Sa
     drawn = drawn_outputs(ready.variant)
     if drawn:  # random numbers are drawn anew, watched or not: that tells nothing of watching
         seen = replace(seen, moved=None)
-    limit = max((o.limit for o in outputs), default=tolerance.rel_l2(0.0))
+    limit = relative_limit(outputs, tolerance, ready.precision)
     found = without_unread(seen.found, ready.variant, sample.feed)
     said = explain(Case(model, contender, ready, sample, capture.outputs, outputs, found, seen, limit, agrees), options)
     flat = sample.survey.flat

@@ -12,7 +12,14 @@ import numpy as np
 
 from parity.analysis.goal import Goal
 from parity.analysis.match import comparable_tensors
-from parity.analysis.outputs import absence_notes, judge_outputs, noise_notes, random_notes, value_notes
+from parity.analysis.outputs import (
+    absence_notes,
+    drawn_outputs,
+    judge_outputs,
+    noise_notes,
+    random_notes,
+    value_notes,
+)
 from parity.analysis.tolerance import Tolerance
 from parity.backends.base import Feed, RunOptions, backend_of
 from parity.backends.latency import Latency
@@ -117,7 +124,7 @@ def _fixable(target: Target) -> Target:
     backend_of(target)  # a typing error is told before anything is read or run
     if target.precision not in VARIANTS:
         raise UsageError(f"{target} is no lower precision, so there is nothing to keep in a higher one",
-                         f"Name one of {', '.join(f'{target.backend}:{p}' for p in VARIANTS)} with --for.")
+                         f"Name a precision with --for, e.g. {replace(target, precision='int8')}.")
     return target
 
 
@@ -174,7 +181,7 @@ class _Files:
             try:
                 write_model(best.variant.model, self._best)
             except OutputError as error:
-                notes.append(f"The best found could not be written ({error.message}).")
+                return (*notes, f"The best found could not be written ({error.message}).")
             else:
                 self.written["best found"] = self._best
                 self._write_plan(best, self._best_plan, "its plan")
@@ -234,7 +241,7 @@ def _sample(problem: Problem, goal: Goal, outputs: Mapping[str, np.ndarray]) -> 
         outputs=tuple(output_layer(o, problem.flat.graph.producer.get(o.name)) for o in found),
         tasks=task_results(goal.judges, goal.task_limits, goal.reference, outputs, goal.labels),
         notes=(*absence_notes(goal.reference, outputs), *value_notes(found, goal.reference),
-               *random_notes(problem.flat), *noise_notes(found, goal.tolerance)))
+               *random_notes(problem.flat), *noise_notes(found, goal.tolerance, drawn_outputs(problem.flat))))
 
 
 def _layers(problem: Problem, prices: Mapping[str, float]) -> tuple[Layer, ...]:

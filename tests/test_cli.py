@@ -166,7 +166,7 @@ def test_bad_inputs_get_one_clear_line(command: CommandLine, model: Path, tmp_pa
 
 @pytest.mark.parametrize(("arguments", "words"), [
     (["--tolerance", "rel_l2=abc"], "not a number"), (["--tolerance", "foo=1"], "'foo=1'"),
-    (["--tolerance", "rel_l2=nan"], "no error can be within nan"), (["--tolerance", "rel_l2=-1"], "within -1"),
+    (["--tolerance", "rel_l2=nan"], "nothing can be within nan"), (["--tolerance", "rel_l2=-1"], "within -1"),
     (["--tolerance", ""], "neither a precision nor"), (["--tolerance", "rel_l2"], "neither a precision nor"),
     (["--samples", "0"], "--samples"), (["--seed", "-1"], "--seed"), (["--seed", str(2**64)], "--seed"),
     (["--threads", "-1"], "--threads"), (["--threads", "1000000"], "--threads"), (["--memory", "0"], "--memory"),

@@ -23,6 +23,7 @@ from parity.errors import OutputError
 from parity.fix import _Files
 from parity.fixes.attempt import Attempt, Emulation, variant_of
 from parity.fixes.fix import Fix
+from parity.fixes.mending import Mending
 from parity.fixes.outcome import Outcome, Solution
 from parity.fixes.target import TargetRuns
 from parity.graph.model import Model
@@ -224,6 +225,11 @@ def test_an_interrupt_says_how_to_go_on(parity: CommandLine, inputs: Path, monke
     outcome = parity(*given(parity, outlier(), "onnxruntime:int8", inputs))
     assert outcome.status == 2
     assert "goes on where it was" in outcome.err.splitlines()[-1]
+    (parity.folder / "trials.jsonl").unlink()
+    monkeypatch.setattr(Mending, "priced", lambda self, emulation: interrupted(emulation, ()))
+    outcome = parity(*given(parity, outlier(), "onnxruntime:int8", inputs))
+    assert "nothing was tried yet" in outcome.err
+    assert "starts anew" in outcome.err.splitlines()[-1]
 
 
 def test_a_full_folder_of_temporary_files(parity: CommandLine, inputs: Path) -> None:
@@ -291,8 +297,8 @@ def test_external_weights_stay_beside_the_fixed_model(parity: CommandLine, input
 @pytest.mark.parametrize(("limit", "most"), [(0.016, 4), (0.0277, 1)])
 def test_small_sets_are_not_missed(limit: float, most: int, parity: CommandLine) -> None:
     """What cheap layers, or one alone, can mend is mended so, on samples of which half are held out, too."""
-    ran = parity("fix", FIXTURES / "digits_cnn" / "model.onnx", "--for", "pytorch:int8", "--samples", 8, "--seed", 7, "--tolerance",
-                     f"rel_l2={limit}", "--threads", 1, "--no-html", "-o", parity.folder)
+    ran = parity("fix", FIXTURES / "digits_cnn" / "model.onnx", "--for", "pytorch:int8", "--samples", 8, "--seed", 7,
+                 "--tolerance", f"rel_l2={limit}", "--threads", 1, "--no-html", "-o", parity.folder)
     best = ran.candidate.fixes[0]
     assert ran.status == 0
     assert best.passed
@@ -351,6 +357,11 @@ def test_a_full_disk_leaves_the_last_good_fix(tmp_path: Path, external: bool) ->
     assert Model.load(folder / "net.fixed.onnx").graph.outputs
     with pytest.raises(OutputError):
         none.finish(outcome_of(good))
+    with disk_of(64):
+        later = _Files(Path("net.onnx"), folder)
+        (note,) = later.finish(outcome_of(replace(better, fix=replace(better.fix, passed=False))))
+    assert "The best found could not be written" in note
+    assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
 
 
 def test_a_model_without_its_plan_is_told(tmp_path: Path) -> None:

@@ -10,23 +10,26 @@ import numpy as np
 
 from parity.analysis.measure import METRICS, Comparison
 from parity.analysis.outputs import OutputFinding, judge_outputs
-from parity.analysis.tasks import JUDGES, judge_tasks, within
+from parity.analysis.tasks import JUDGES, TaskFigure, judge_tasks, within
 from parity.analysis.tolerance import Tolerance
 
 
 @dataclass(frozen=True)
 class Limited:
-    """A figure that has a limit.
+    """A figure, and what its limit makes of it.
 
     Attributes:
         name: of the metric or judge, and of the output: "rel_l2 of logits".
         value: the figure.
-        times: how many times its distance from perfect is what the limit admits; at most 1 keeps to it.
+        times: how many times its distance from perfect is what the limit admits: at most 1 keeps to it; 0 for a
+            judge's that has none.
+        judged: whether it is a judge's.
     """
 
     name: str
     value: float
     times: float
+    judged: bool = False
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,7 @@ class Goal:
         return max((figure.times for figure in self.figures(outputs)), default=0.0)
 
     def figures(self, outputs: Mapping[str, np.ndarray]) -> list[Limited]:
-        """Everything that has a limit: every metric of every output that can be compared, and the judges' figures."""
+        """Every limited metric of every output that can be compared, and all judges' figures."""
         found = judge_outputs(self.reference, outputs, self.noise, self.tolerance)
         return [*(figure for output in found for figure in self._measured(output)), *self._tasks(outputs)]
 
@@ -87,9 +90,12 @@ class Goal:
         if not asked:
             return []
         figures = judge_tasks(asked, self.reference, outputs, self.labels)
-        limited = [(f, self.task_limits[f.judge]) for f in figures if f.judge in self.task_limits]
-        return [Limited(f"{f.judge} of {f.output}", f.value, _beside(
-            _beyond(JUDGES[f.judge].lower_is_better, f.value, limit), passed=within(f, limit))) for f, limit in limited]
+        return [Limited(f"{f.judge} of {f.output}", f.value, self._task_times(f), judged=True) for f in figures]
+
+    def _task_times(self, figure: TaskFigure) -> float:
+        limit = self.task_limits.get(figure.judge)
+        return 0.0 if limit is None else _beside(
+            _beyond(JUDGES[figure.judge].lower_is_better, figure.value, limit), passed=within(figure, limit))
 
 
 def _times(metric: str, found: Comparison, limit: float) -> float:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 
 import numpy as np
 
 from parity.analysis.match import draws_randomly
 from parity.analysis.measure import Comparison, measure
-from parity.analysis.tolerance import Tolerance
+from parity.analysis.tolerance import DEFAULTS, Tolerance
 from parity.errors import MatchError
 from parity.graph.constants import constant_values
 from parity.graph.graph import Node
@@ -29,7 +29,8 @@ class OutputFinding:
         shape: on the candidate's side.
         comparison: candidate against reference; None where the shapes differ, or text stands for numbers.
         noise: relative L2 distance by which correct FP32 runs of this model may differ.
-        limit: of the relative L2 error, raised for that noise.
+        limit: of the relative L2 error, raised for that noise; infinite where it has none.
+        limits: of other metrics, by name.
         passed: whether the output is within tolerance.
     """
 
@@ -40,6 +41,7 @@ class OutputFinding:
     noise: float
     limit: float
     passed: bool
+    limits: Mapping[str, float] = field(default_factory=dict)
 
 
 def judge_outputs(reference: Mapping[str, np.ndarray], candidate: Mapping[str, np.ndarray],
@@ -58,8 +60,28 @@ def judge_outputs(reference: Mapping[str, np.ndarray], candidate: Mapping[str, n
         whole = expected.dtype.kind in "biu" and tolerance.precision != "int8" and own == 0.0
         exact = whole or expected.dtype.kind in "OSU"
         passed = comparison is not None and (comparison.identical if exact else tolerance.passes(comparison, own))
-        found.append(OutputFinding(name, value.dtype.name, value.shape, comparison, own, tolerance.rel_l2(own), passed))
+        others = {metric: limit for metric, limit in tolerance.limits.items() if metric != "rel_l2"}
+        found.append(OutputFinding(name, value.dtype.name, value.shape, comparison, own, tolerance.rel_l2(own), passed,
+                                   others))
     return tuple(found)
+
+
+def relative_limit(outputs: Sequence[OutputFinding], tolerance: Tolerance, precision: str) -> float:
+    """The relative L2 error from which on a tensor is held to be off: the outputs' own limit where they have one.
+
+    Where only other metrics, or judges, are limited it is the default of the precision, or half the least error of an
+    output that fails where that is less.
+
+    Args:
+        outputs: as judged.
+        tolerance: by which.
+        precision: that the candidate computes in.
+    """
+    limit = max((o.limit for o in outputs), default=tolerance.rel_l2(0.0))
+    if math.isfinite(limit):
+        return limit
+    failing = (o.comparison.rel_l2 / 2 for o in outputs if not o.passed and o.comparison is not None)
+    return min([DEFAULTS[precision].limits["rel_l2"], *(error for error in failing if error > 0)])
 
 
 def _measured(expected: np.ndarray, value: np.ndarray) -> Comparison | None:
@@ -98,7 +120,7 @@ def noise_notes(outputs: Sequence[OutputFinding], tolerance: Tolerance,
 def _noise_note(output: OutputFinding, drawn: Node | None) -> str:
     accepted = f"up to {output.limit:.1e} is accepted there"
     if drawn is None:
-        return (f"The model amplifies rounding: correct FP32 runs of it may differ by {output.noise:.1e} (relative L2) "
+        return (f"The model amplifies rounding: correct runs of it may differ by {output.noise:.1e} (relative L2) "
                 f"in output {output.name!r}, so {accepted}.")
     return (f"Output {output.name!r} depends on the random numbers of {drawn.op} {drawn.label!r}: runs of the "
             f"reference alone differ by {output.noise:.1e} (relative L2) there, so {accepted}, which says little. To "

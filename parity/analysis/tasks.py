@@ -26,6 +26,7 @@ from parity.analysis.scores import (
     compare_neighbours,
     rows_of,
 )
+from parity.analysis.tolerance import read_limit
 from parity.errors import UsageError
 
 Outputs: TypeAlias = Mapping[str, np.ndarray]
@@ -100,21 +101,17 @@ def task_limits(texts: Iterable[str]) -> tuple[dict[str, float], list[str]]:
     """Part `--tolerance` texts into limits of judges ("top1=0.99") and those that are for others to read.
 
     Raises:
-        UsageError: a judge's limit that is not a number.
+        UsageError: a judge's limit that is not a number or senseless.
     """
     limits: dict[str, float] = {}
     others = []
     for text in texts:
-        name, equals, value = text.partition("=")
+        name, equals, _ = text.partition("=")
         if not equals or name not in JUDGES:
             others.append(text)
             continue
-        try:
-            limits[name] = float(value)
-        except ValueError as error:
-            raise UsageError(f"tolerance {text!r}: {value!r} is not a number", "Write e.g. top1=0.99.") from error
-        if math.isnan(limits[name]):
-            raise UsageError(f"tolerance {text!r}: NaN is no limit", "Write e.g. top1=0.99.")
+        judge = JUDGES[name]
+        limits[name] = read_limit(text, judge.perfect, "top1=0.99", lower_is_better=judge.lower_is_better)
     return limits, others
 
 

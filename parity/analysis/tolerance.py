@@ -64,23 +64,19 @@ class Tolerance:
             The tolerance; None for that of the target's precision.
 
         Raises:
-            UsageError: an unknown precision or metric, or a limit that is not a number.
+            UsageError: an unknown precision or metric, or a limit that is not a number or senseless.
         """
         limits: dict[str, float] = {}
         for text in texts:
-            name, equals, value = text.partition("=")
+            name, equals, _ = text.partition("=")
             if not equals and name in DEFAULTS:
                 limits.update(DEFAULTS[name].limits)
                 continue
             if not equals or name not in METRICS:
                 raise UsageError(f"tolerance {text!r} is neither a precision nor metric=value",
                                  f"Precisions: {', '.join(DEFAULTS)}; metrics: {', '.join(METRICS)}.")
-            try:
-                limits[name] = float(value)
-            except ValueError as error:
-                raise UsageError(f"tolerance {text!r}: {value!r} is not a number", "Write e.g. rel_l2=1e-3.") from error
-            if math.isnan(limits[name]) or (METRICS[name].lower_is_better and limits[name] < 0):
-                raise UsageError(f"tolerance {text!r}: no error can be within {value}", "Write e.g. rel_l2=1e-3.")
+            metric = METRICS[name]
+            limits[name] = read_limit(text, metric.perfect, "rel_l2=1e-3", lower_is_better=metric.lower_is_better)
         return Tolerance(limits) if limits or alone else None
 
     def passes(self, comparison: Comparison, noise: float) -> bool:
@@ -97,6 +93,30 @@ class Tolerance:
         """The limit on relative L2, raised to what the model's own rounding makes of it, but not past NOISE_CAP."""
         raised = min(NOISE_FACTOR * noise, NOISE_CAP) if math.isfinite(noise) else 0.0
         return max(self.limits.get("rel_l2", math.inf), raised)
+
+
+def read_limit(text: str, perfect: float, example: str, *, lower_is_better: bool) -> float:
+    """The limit in "metric=limit".
+
+    Args:
+        text: what the user typed.
+        perfect: the figure of two equal sides.
+        example: what to write instead where it is senseless.
+        lower_is_better: the figure's direction.
+
+    Raises:
+        UsageError: it is no number, none that can be held, or no figure can keep to it.
+    """
+    value = text.partition("=")[2]
+    try:
+        limit = float(value)
+    except ValueError as error:
+        raise UsageError(f"tolerance {text!r}: {value!r} is not a number", f"Write e.g. {example}.") from error
+    if math.isnan(limit) or (limit < perfect if lower_is_better else limit > perfect):
+        raise UsageError(f"tolerance {text!r}: nothing can be within {value}", f"Write e.g. {example}.")
+    if math.isinf(limit) and "inf" not in value.casefold():
+        raise UsageError(f"tolerance {text!r}: {value} is too large a number", f"Write e.g. {example}, or inf.")
+    return limit
 
 
 NOISE_FACTOR = 10.0

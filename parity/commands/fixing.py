@@ -85,8 +85,10 @@ def fix(model: Path, target: str, inputs: tuple[str, ...], labels: Path | None, 
         with progress_bar() as progress:
             report, written = fix_file(request, order, folder, progress, command_line())
     except KeyboardInterrupt:
-        click.echo(f"parity: interrupted; what was tried is in {folder / 'trials.jsonl'}\n"
-                   "        Type the same command again: it goes on where it was.", err=True)
+        trials = folder / "trials.jsonl"
+        kept = f"what was tried is in {trials}" if trials.exists() else "nothing was tried yet"
+        goes_on = "it goes on where it was" if trials.exists() else "it starts anew"
+        click.echo(f"parity: interrupted; {kept}\n        Type the same command again: {goes_on}.", err=True)
         sys.exit(COULD_NOT)
     show(report, folder, json_path, html=not no_html, verbose=verbose, more=written)
     sys.exit(status_of(report, strict=False))

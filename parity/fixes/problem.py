@@ -13,6 +13,7 @@ import numpy as np
 
 from parity.analysis.goal import Goal
 from parity.analysis.noise import noise
+from parity.analysis.outputs import top1
 from parity.analysis.tolerance import DEFAULTS, Tolerance
 from parity.backends.base import Feed, RunOptions
 from parity.errors import UsageError
@@ -145,6 +146,7 @@ def problem_of(model: Model, target: Target, feeds: Sequence[Feed], calibration:
     branches = any(node.op == "If" for node in whole.graph.nodes)
     searched, held_out = _divided(_rows(model, feeds, demand.labels), calibration)
     tolerance = demand.tolerance or DEFAULTS[target.precision]
+    judges = (*demand.judges, *_accuracy(surveyed.outputs, demand))
     right: dict[int, Mapping[str, np.ndarray]] = {id(feeds[0]): surveyed.outputs}
 
     def with_goals(chosen: Sequence[_Sample]) -> list[tuple[Feed, Goal]]:
@@ -153,7 +155,7 @@ def problem_of(model: Model, target: Target, feeds: Sequence[Feed], calibration:
         for feed, labels in chosen:
             if id(feed) not in right:
                 right[id(feed)] = outputs_of(whole if branches else flat, feed, options.seed)
-            found.append((feed, Goal(right[id(feed)], {}, tolerance, demand.judges if labelled else (),
+            found.append((feed, Goal(right[id(feed)], {}, tolerance, judges if labelled else (),
                                      demand.task_limits if labelled else {}, labels)))
         return found
 
@@ -166,6 +168,13 @@ def problem_of(model: Model, target: Target, feeds: Sequence[Feed], calibration:
     own = replace(Calibration.of_feeds(model, feeds, indicative=True), source="this run's inputs")
     return Problem(model, flat, target, judged, searched_on or judged[:1], unseen if searched_on else [],
                    calibration or own, limits, options, folder, weights)
+
+
+def _accuracy(outputs: Mapping[str, np.ndarray], demand: Demand) -> list[str]:
+    """Judges that tell the accuracy of every output that has a row a label, unless some are asked for."""
+    if demand.labels is None or any(j.partition(":")[0] == "accuracy" for j in (*demand.judges, *demand.task_limits)):
+        return []
+    return [f"accuracy:{name}" for name, value in outputs.items() if top1(value, demand.labels) is not None]
 
 
 def allowing_for_noise(problem: Problem) -> Problem:

@@ -72,15 +72,16 @@ class TargetRuns:
         return "" if worst is None else f"{worst.name} {worst.value:.3g}"
 
     def change(self, before: Ran, after: Ran) -> str:
-        """What is worst afterwards where nothing passes then, else what was before: "rel_l2 of logits 0.41 → 0.0186".
+        """What is worst afterwards where that is beyond its limit, else what was before, and all judges' figures.
 
-        Of either run it is the worst over its own feeds, as `Ran.error` is.
+        Of either run it is the worst over its own feeds, as `Ran.error` is: "rel_l2 of logits 0.41 → 0.0186".
         """
         old, new = self._figures(before), self._figures(after)
-        both = old.keys() & new.keys()
         side = old if after.error <= 1 else new
-        worst = _worst({name: side[name] for name in both})
-        return "" if worst is None else f"{worst.name} {old[worst.name].value:.3g} → {new[worst.name].value:.3g}"
+        both = {name: side[name] for name in old if name in new}
+        worst = _worst(both)
+        told = [name for name, figure in both.items() if figure is worst or figure.judged]
+        return ", ".join(f"{name} {old[name].value:.3g} → {new[name].value:.3g}" for name in told)
 
     def _figures(self, ran: Ran) -> dict[str, Limited]:
         """Of every figure the worst over the judged feeds, by name."""

@@ -11,7 +11,7 @@ import numpy as np
 from parity.analysis.localize import Divergence, divergences, first_to_blame
 from parity.analysis.match import comparable_tensors
 from parity.analysis.measure import measure
-from parity.analysis.outputs import OutputFinding, judge_outputs
+from parity.analysis.outputs import OutputFinding, judge_outputs, relative_limit
 from parity.analysis.reads import without_unread
 from parity.analysis.streams import Stream
 from parity.analysis.tolerance import DEFAULTS, Tolerance
@@ -65,10 +65,11 @@ def symptom_of(sides: Sides, sample: Sample, tolerance: Tolerance | None, option
         session = isolated_backend(sides.target).open(sides.deployed, sides.candidate, sides.target, options)
         outputs = session.run(sample.feed).outputs
     except BackendFailed as error:
-        return Symptom("failure", (), _reference_values(sides, sample, options), allowed.rel_l2(0.0), error)
+        return Symptom("failure", (), _reference_values(sides, sample, options),
+                       relative_limit((), allowed, sides.precision), error)
     judged = judge_outputs(sample.outputs, outputs, sample.noise, allowed)
     failing = tuple(o.name for o in sorted(judged, key=_how_far, reverse=True) if not o.passed)
-    limit = max((o.limit for o in judged), default=allowed.rel_l2(0.0))
+    limit = relative_limit(judged, allowed, sides.precision)
     shown = frozenset(comparable_tensors(sides.candidate))
     if sides.judge is sides.reference:
         shown &= frozenset(comparable_tensors(sides.judge))

@@ -113,8 +113,9 @@ def _look(shown: Candidate) -> str:
 
 
 def _fixable(candidate: Candidate) -> bool:
-    """Whether it is the user's model in a format that `parity fix` can raise for some layers."""
-    return candidate.model is None and candidate.target.rpartition(":")[2] in VARIANTS
+    """Whether it is the user's model in a format that `parity fix` can raise for some layers, on finite inputs."""
+    finite = all(d.cause != "nonfinite-input" for d in candidate.diagnoses)
+    return finite and candidate.model is None and candidate.target.rpartition(":")[2] in VARIANTS
 
 
 def _command(report: Report, candidate: Candidate) -> str:
@@ -139,7 +140,7 @@ def _after_fix(report: Report, candidate: Candidate) -> str:
     if found is None or not found.passed:
         train = found is not None and bool(found.training)
         first = ("Train with quantisation in the loop on the layers that the configuration names" if train else
-                 "Allow more trials")
+                 "Let more layers be kept (--max-kept) or more sets be tried (--max-trials)")
         return f"{first}, give more calibration samples, or accept a wider tolerance."
     if is_repair(report):
         name = words.visible(fixed_name(report.model.path))

@@ -48,7 +48,8 @@ def output_layer(found: OutputFinding, node: Node | None) -> Layer:
     row = Layer(found.name, "", "", -1) if node is None else Layer(
         found.name, node.proto.name, node.op, node.index, place_of(node).source, module=_module(place_of(node)))
     return replace(row, dtype=found.dtype, shape=found.shape, accumulated=found.comparison, passed=found.passed,
-                   tolerance=found.limit, noise=found.noise)
+                   tolerance=found.limit if math.isfinite(found.limit) else None, limits=found.limits,
+                   noise=found.noise)
 
 
 def accuracies(reference: Mapping[str, np.ndarray], candidate: Mapping[str, np.ndarray],

@@ -149,7 +149,7 @@ def _outputs(candidate: Candidate, which: str) -> str:
 def _output_row(output: Layer) -> Sequence[str]:
     c = output.accumulated
     return (markup.name(output.tensor), f"{markup.text(output.dtype)} {words.shape(output.shape)}",
-            words.number(c.rel_l2 if c else None), words.number(output.tolerance), words.number(output.noise),
+            words.number(c.rel_l2 if c else None), markup.text(words.limit(output)), words.number(output.noise),
             words.number(c.max_abs if c else None), f"{c.cosine:.6f}" if c else "–",
             markup.badge("good", "within") if output.passed else markup.badge("bad", "beyond"))
 

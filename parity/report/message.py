@@ -97,7 +97,7 @@ def _beyond(output: Layer) -> tuple[bool, float]:
 
 def _figures(output: Layer) -> str:
     c = output.accumulated
-    limit = "" if output.tolerance is None else f" (limit {words.number(output.tolerance)})"
+    limit = f" (limit {words.limit(output)})" if output.tolerance is not None or output.limits else ""
     if c is None:
         return f"{words.visible(output.tensor)} cannot be compared: shape {words.shape(output.shape)}"
     return (f"{words.visible(output.tensor)}: relative L2 error {words.number(c.rel_l2)}{limit}, "

@@ -54,7 +54,8 @@ class Layer:
         passed: for an output, whether it is within tolerance; for a tensor, whether it is not to blame.
         origin: what a failed tensor suffers from; "inherited" when it is off only because its inputs are.
         level: how the reference evaluated the node ("torch", "function", "reference").
-        tolerance: for an output, the limit that it was judged by; None for other tensors.
+        tolerance: for an output, the limit of its relative L2 error; None where that has none, and for other tensors.
+        limits: for an output, those of other metrics, by name.
         noise: for an output, the distance (relative L2) of the FP32 reference from FP64.
         portrait: both sides close up, for outputs, tensors to blame and those of the largest shares.
         module: path of the PyTorch module that owns it, "layers.3.attn"; empty for the outermost, None where unknown.
@@ -78,6 +79,7 @@ class Layer:
     origin: str | None = None
     level: str | None = None
     tolerance: float | None = None
+    limits: Mapping[str, float] = field(default_factory=dict)
     noise: float | None = None
     portrait: Portrait | None = None
     module: str | None = None

@@ -43,7 +43,7 @@ def _row(candidate: Candidate) -> tuple[str, ...]:
     return (code(candidate.target) + " (emulated)" * candidate.emulated,
             f"{_SIGNS[words.mark(candidate)]} {escaped(words.verdict(candidate))}",
             code(output.tensor) if output is not None else "–", words.number(error),
-            words.number(None if output is None else output.tolerance),
+            escaped("–" if output is None else words.limit(output)),
             f"{code(found.tensor)} ({escaped(found.op)})" if found is not None else "–", words.timing(candidate))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -60,7 +61,9 @@ def _blocks(report: Report, width: int, *, verbose: bool, paths: Mapping[str, Pa
             yield from _shares(candidate, width, verbose=verbose)
             if not answer.is_repair(report):
                 yield from _fix(candidate, width, verbose=verbose)
-        if verbose and candidate.tensors:
+        if verbose and candidate.tensors and answer.is_repair(report):
+            yield from _titled(f"Each layer alone in {words.target(candidate)}", _alone(candidate, width))
+        elif verbose and candidate.tensors:
             title = f"Every tensor on {words.target(candidate)}"
             yield from _titled(title, _layers(candidate.tensors, candidate, width))
         elif place == chosen and not candidate.fixes:
@@ -107,7 +110,7 @@ def _outputs(candidates: Sequence[Candidate], width: int, *, verbose: bool) -> R
         mark: words.Mark = "good" if output.passed else "bad"
         names = [words.target(candidate)] if several else []
         table.add_row(*(Text(_elided(name, room)) for name in [*names, words.visible(output.tensor)]),
-                      Text(words.number(c.rel_l2 if c else None), _STYLES[mark]), words.number(output.tolerance),
+                      Text(words.number(c.rel_l2 if c else None), _STYLES[mark]), words.limit(output),
                       words.number(c.max_abs if c else None), Text(words.SIGNS[mark], _STYLES[mark]))
     left = rows[len(shown):]
     if not left:
@@ -172,7 +175,8 @@ def _fix(candidate: Candidate, width: int, *, verbose: bool) -> Iterable[Rendera
     body += _kept(fix, width, len(fix.kept) if verbose else _KEPT)
     for title, blocks in (("In other tools' words", fix.words), (repairs.TRAINING, fix.training)):
         if blocks and verbose:
-            body += [Text(f"{title}, for {words.visible(tool)}:\n{words.lines(text)}")
+            # Lines of code are not wrapped, for they are to be pasted.
+            body += [Text(f"{title}, for {words.visible(tool)}:\n{words.lines(text)}", no_wrap=True, overflow="ignore")
                      for tool, text in blocks.items()]
         elif blocks:
             body.append(Text(f"{title}: {', '.join(map(words.visible, blocks))} (-v prints it)", "dim"))
@@ -242,6 +246,15 @@ def _layers(layers: Sequence[Layer], candidate: Candidate, width: int) -> Render
                       *([words.number(layer.precision)] if formats else []),
                       Text(words.number(words.own_error(layer)), style), words.floor(layer),
                       words.number(layer.accumulated.rel_l2 if layer.accumulated else None))
+    return table
+
+
+def _alone(candidate: Candidate, width: int) -> RenderableType:
+    """What every layer does to the outputs when it alone is in low precision, the worst first."""
+    table = _table("tensor", "op", numbers=("moves the outputs by (rel. L2)",))
+    for _, layer in shares.energies(candidate, len(candidate.tensors)):
+        table.add_row(_elided_text(words.visible(layer.tensor), max(14, width - 56)),
+                      _elided_text(words.visible(layer.op), 14), words.number(math.sqrt(layer.energy or 0.0)))
     return table
 
 

@@ -7,6 +7,7 @@ import unicodedata
 from typing import Literal
 
 from parity.analysis.diagnose import Diagnosis
+from parity.analysis.measure import METRICS
 from parity.backends.latency import Latency
 from parity.report.record import Candidate, FirstBad, Kind, Layer, TaskResult
 
@@ -167,6 +168,14 @@ def blamed_layer(candidate: Candidate) -> Layer | None:
     """The entry of the first bad layer among the candidate's tensors."""
     found = candidate.first_bad
     return next((layer for layer in candidate.tensors if found and layer.tensor == found.tensor), None)
+
+
+def limit(output: Layer) -> str:
+    """What an output must keep to: the limit of its relative L2 error, and of other metrics with what they are at."""
+    found = output.accumulated
+    others = [f"{name} {number(METRICS[name].of(found)) if found else '–'} of {number(most)}"
+              for name, most in output.limits.items() if name in METRICS]
+    return ", ".join([*([number(output.tolerance)] if output.tolerance is not None or not others else []), *others])
 
 
 def task(found: TaskResult, *, detail: bool = True) -> str:

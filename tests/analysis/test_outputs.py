@@ -13,6 +13,7 @@ from parity.analysis.outputs import (
     judge_outputs,
     noise_notes,
     random_notes,
+    relative_limit,
     top1,
 )
 from parity.analysis.tolerance import DEFAULTS, Tolerance
@@ -139,6 +140,17 @@ def test_noise_of_random_numbers_is_not_called_rounding() -> None:
     assert "rounding" not in drawn
     assert "1.0e-02" in drawn
     assert "amplifies rounding" in rounded
+
+
+def test_a_limit_for_layers_where_the_outputs_have_another() -> None:
+    """Their own limit where it is of relative L2, else the precision's default, or less than what fails."""
+    right = {"y": np.ones(4, np.float32)}
+    other = {"y": np.array([1, 1, 1, 1.02], np.float32)}
+    own, absolute = Tolerance({"rel_l2": 0.3}), Tolerance({"max_abs": 0.01})
+    assert relative_limit(judge_outputs(right, other, {}, own), own, "int8") == 0.3
+    assert relative_limit(judge_outputs(right, other, {}, absolute), absolute, "int8") == pytest.approx(0.005, rel=1e-3)
+    assert relative_limit(judge_outputs(right, right, {}, absolute), absolute, "int8") == 0.1
+    assert relative_limit((), Tolerance({}), "fp16") == 0.01
 
 
 @pytest.mark.parametrize(("scores", "expected"), [

@@ -452,7 +452,7 @@ def test_limits_are_read_in_the_judges_direction() -> None:
     assert not within(TaskFigure("top1", "y", 0.89, {}), limits["top1"])
     assert within(TaskFigure("kl", "y", 0.1, {}), limits["kl"])
     assert not within(TaskFigure("kl", "y", 0.11, {}), limits["kl"])
-    for text in ("top1=high", "kl=nan"):
+    for text in ("top1=high", "kl=nan", "top1=1.5", "kl=-1", "kl=1e999"):
         with pytest.raises(UsageError):
             task_limits([text])
 

@@ -44,7 +44,8 @@ def test_nothing_written_is_no_tolerance() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "fp8", "rel_l2", "rel_l2=", "rel_l2=abc", "rel_l2=nan", "rel_l2=-1",
-                                  "max_abs=-0.1", "nonsense=1", "=1", "rel_l2=1e-3=2", "fp16=1"])
+                                  "max_abs=-0.1", "rel_l2=1e400",
+                                  "cosine=1.5", "nonsense=1", "=1", "rel_l2=1e-3=2", "fp16=1"])
 def test_nonsense_is_refused_with_its_own_words(text: str) -> None:
     """The message quotes what was written, the hint shows what can be."""
     with pytest.raises(UsageError) as caught:

@@ -28,6 +28,7 @@ from parity.precision.quantize import WEIGHTED, QuantizeSettings
 from parity.precision.ranges import RangeSettings
 from parity.precision.variant import make_variant
 from tests.builders import declared, node, proto_of
+from tests.fixes.cases import outlier
 from tests.models import FIXTURES
 
 LOWS: tuple[Precision, ...] = ("int8", "fp16", "bf16")
@@ -210,6 +211,15 @@ def test_what_a_tool_cannot_be_told_is_said() -> None:
     assert "# 'if' (If) is no layer" in found["trtexec"]
     assert "--layerPrecisions=node_of_t_inner:fp32,t_neg:fp32,shape:fp32,reshape:fp32" in found["trtexec"]
     assert "--layerOutputTypes=node_of_t_inner:fp32,t_neg:fp32,reshape:fp32" in found["trtexec"]
+
+
+def test_settings_alone_are_said() -> None:
+    """Where no node is kept, but the rest is quantised otherwise than by default, ONNX Runtime is told how."""
+    narrow = words(Model.from_proto(outlier()), {}, "int8", QuantizeSettings(reduce_range=True))
+    assert list(narrow) == ["ONNX Runtime quantize_static"]
+    assert argument(narrow["ONNX Runtime quantize_static"], "reduce_range") is True
+    assert argument(narrow["ONNX Runtime quantize_static"], "nodes_to_exclude") == []
+    assert words(Model.from_proto(outlier()), {}, "int8") == {}
 
 
 def test_constants_are_left_out_and_nothing_kept_says_nothing() -> None:

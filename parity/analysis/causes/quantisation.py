@@ -241,7 +241,6 @@ def saturation(evidence: Evidence) -> Sequence[Diagnosis]:
         for words, value, largest, share in layer.saturated():
             if unit.explains(value):
                 return (_saturates(layer, f" ({words})", largest, share, relative(layer.unit.gold, value)),)
-        return ()
     return _saturated_unseen(evidence) if evidence.diverged and goes_unoptimised(evidence) else ()
 
 
