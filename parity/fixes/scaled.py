@@ -6,18 +6,16 @@ import math
 from collections.abc import Callable, Mapping
 from fractions import Fraction
 from itertools import cycle
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 from onnx import NodeProto, helper
 
+from parity.fixes.held import Held
 from parity.fixes.homogeneous import BOUND, VALUES, Kind, Role, degrees_by_name
 from parity.graph.graph import Node
 
-if TYPE_CHECKING:
-    from parity.fixes.rescale import Rescaling
-
 # What takes the place of a node; None where it needs its inputs as they were.
-Rule: TypeAlias = "Callable[[Rescaling, Node, Role], list[NodeProto] | None]"
+Rule: TypeAlias = "Callable[[Held, Node, Role], list[NodeProto] | None]"
 # Held so many bits below what the format holds, numbers 2⁻¹⁴ the size of the largest are no longer normal in FP16.
 _SPARE = 14
 # Bits by which a result may be held lower than it must, to be spared a change of weights.
@@ -29,7 +27,7 @@ _EPSILON = 1e-5
 _TINY = 2.0**-126
 
 
-def _join(held: Rescaling, node: Node, role: Role) -> list[NodeProto] | None:
+def _join(held: Held, node: Node, role: Role) -> list[NodeProto] | None:
     """All data inputs at one exponent, which the result has too."""
     moving = [n for n in role.data(node) if held.moves(n)]
     results = _results(node) if role.gives else []
@@ -45,7 +43,7 @@ def _join(held: Rescaling, node: Node, role: Role) -> list[NodeProto] | None:
     return _making(held, node, proto, dict.fromkeys(results, exponent))
 
 
-def _product(held: Rescaling, node: Node, role: Role) -> list[NodeProto] | None:
+def _product(held: Held, node: Node, role: Role) -> list[NodeProto] | None:
     """The exponent of the result is the sum of those of its operands, each times its degree; a weight evens it out."""
     out = node.outputs[0]
     degrees = degrees_by_name(node, role)
@@ -67,7 +65,7 @@ def _product(held: Rescaling, node: Node, role: Role) -> list[NodeProto] | None:
     return _making(held, node, proto, {out: int(total)})
 
 
-def _raised(held: Rescaling, exponents: dict[str, int], degrees: Mapping[str, Fraction], least: int) -> Fraction | None:
+def _raised(held: Held, exponents: dict[str, int], degrees: Mapping[str, Fraction], least: int) -> Fraction | None:
     """Raise the operands' exponents in turn until the result's is whole and high enough; None where they cannot."""
     rising = [n for n, degree in degrees.items() if degree > 0 and held.moves(n)]
     turn = cycle(rising)
@@ -84,7 +82,7 @@ def _total(exponents: Mapping[str, int], degrees: Mapping[str, Fraction]) -> Fra
     return sum((degrees[n] * e for n, e in exponents.items()), Fraction(0))
 
 
-def _log(held: Rescaling, node: Node, _: Role) -> list[NodeProto] | None:
+def _log(held: Held, node: Node, _: Role) -> list[NodeProto] | None:
     """By log x = log(2⁻ᵉx) + log 2ᵉ."""
     exponent, out = held.exponent(node.inputs[0]), node.outputs[0]
     if exponent == 0:
@@ -96,14 +94,14 @@ def _log(held: Rescaling, node: Node, _: Role) -> list[NodeProto] | None:
     return [proto, helper.make_node("Add", [proto.output[0], shift], [out], name=f"{out}/Add")]
 
 
-def _normalise(held: Rescaling, node: Node, _: Role) -> list[NodeProto] | None:
+def _normalise(held: Held, node: Node, _: Role) -> list[NodeProto] | None:
     """(x - mean)/√(var + epsilon) = (2⁻ᵉx - 2⁻ᵉmean)/√(4⁻ᵉvar + 4⁻ᵉepsilon)."""
     exponent = held.exponent(node.inputs[0])
     proto = _reading(held, node, {0: exponent})
     return [proto] if _scale_epsilon(proto, 2 * exponent) else None
 
 
-def _batch_norm(held: Rescaling, node: Node, _: Role) -> list[NodeProto] | None:
+def _batch_norm(held: Held, node: Node, _: Role) -> list[NodeProto] | None:
     """The same for given statistics; what the exponents leave of the result's is taken up by scale and bias."""
     x, _scale, _bias, _mean, variance = node.inputs
     out = node.outputs[0]
@@ -126,7 +124,7 @@ def _scale_epsilon(proto: NodeProto, exponent: int) -> bool:
     return fits
 
 
-def _bounded(held: Rescaling, node: Node, _: Role) -> list[NodeProto] | None:
+def _bounded(held: Held, node: Node, _: Role) -> list[NodeProto] | None:
     """f(x) = f(clip(x, ±BOUND)), clipped before the factor is taken back."""
     name = node.inputs[0]
     exponent, out = held.exponent(name), node.outputs[0]
@@ -144,7 +142,7 @@ def _bounded(held: Rescaling, node: Node, _: Role) -> list[NodeProto] | None:
     return [proto]
 
 
-def _reading(held: Rescaling, node: Node, exponents: Mapping[int, int]) -> NodeProto:
+def _reading(held: Held, node: Node, exponents: Mapping[int, int]) -> NodeProto:
     """The node with its inputs at these exponents, by index; all others as they were."""
     proto = NodeProto()
     proto.CopyFrom(node.proto)
@@ -154,7 +152,7 @@ def _reading(held: Rescaling, node: Node, exponents: Mapping[int, int]) -> NodeP
     return proto
 
 
-def _making(held: Rescaling, node: Node, proto: NodeProto, exponents: Mapping[str, int]) -> list[NodeProto]:
+def _making(held: Held, node: Node, proto: NodeProto, exponents: Mapping[str, int]) -> list[NodeProto]:
     """The node with its results at these exponents, taken back at once where they would be too small."""
     after: list[NodeProto] = []
     for i, name in enumerate(node.proto.output):
