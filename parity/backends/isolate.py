@@ -183,6 +183,8 @@ class _Child:
         hint = "Try `--optimization off`, and look the model over with `parity inspect MODEL`."
         if status == -signal.SIGKILL:
             hint = "The system does that when memory runs out: free some, or try smaller inputs (`--shape`)."
+        elif status == -signal.SIGFPE:
+            hint = "A processor does that where the least integer is divided by -1, or any by 0: look at Div and Mod."
         return BackendFailed(f"{self._name} {how} {_WHILE.get(method, '')}{self._last_words()}", hint)
 
     def _hung(self, method: str) -> BackendFailed:

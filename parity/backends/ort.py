@@ -11,20 +11,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
-from onnx import NodeProto
 
 from parity.backends.base import Capture, Chunk, Feed, RunOptions, Session
 from parity.backends.providers import CPU, PROVIDERS, absent, cannot_load, listening, placed, provider_of, requested
 from parity.backends.trt import driver
 from parity.errors import BackendFailed, BackendUnavailable
-from parity.graph.graph import Node, subgraph_protos
+from parity.graph.graph import Node
 from parity.graph.model import Model, temporary_folder
+from parity.precision.lethal import may_crash
 from parity.targets import Target
 
 
 class OnnxRuntime:
-    """Runs models on ONNX Runtime's execution providers: on the CPU in this process, elsewhere in one of its own."""
+    """Runs models on ONNX Runtime's execution providers.
+
+    On the CPU in this process; elsewhere, and where the model may bring the process down, in one of its own.
+    """
 
     def devices(self) -> list[str]:
         """The devices whose provider this build of ONNX Runtime holds, where the driver shows a GPU for it.
@@ -188,25 +190,6 @@ class OrtSession:
             raise BackendFailed(f"onnxruntime fails while running: {_first_line(error)}",
                                 "Try `--optimization off`, or other inputs.") from error
         return values
-
-
-def may_crash(model: Model) -> bool:
-    """Whether ONNX Runtime may bring the process down with this model.
-
-    It does (1.31.1, on its first run) where a node leaves out an output that the operator's schema does not call
-    optional: one of Split's, say. Such a model passes onnx.checker.
-    """
-    return any(_lacks_output(node, model.opsets.get("" if node.domain == "ai.onnx" else node.domain, 1))
-               for graph in subgraph_protos(model.proto.graph) for node in graph.node)
-
-
-def _lacks_output(node: NodeProto, opset: int) -> bool:
-    if "" not in node.output or not onnx.defs.has(node.op_type, opset, node.domain):
-        return False
-    declared = onnx.defs.get_schema(node.op_type, opset, node.domain).outputs
-    kinds = [declared[min(i, len(declared) - 1)].option for i in range(len(node.output))]
-    return any(not name and kind != onnx.defs.OpSchema.FormalParameterOption.Optional
-               for name, kind in zip(node.output, kinds, strict=True))
 
 
 def _placement(session: Any) -> dict[str, int]:
