@@ -86,8 +86,9 @@ def contenders_of(files: Sequence[Path], targets: Sequence[Target]) -> list[Cont
 
     Args:
         files: other models (.onnx), each run on every target, and files or folders of tensors.
-        targets: where to run; with none, a model runs on onnxruntime, and the reference also on TensorRT, or, where
-            that cannot run, emulated in lower precision, as a forecast.
+        targets: where to run the other models, or, where there are none, the reference; with none, another model
+            runs on onnxruntime, and, where there are no files, the reference also on TensorRT, or, where that cannot
+            run, emulated in lower precision, as a forecast.
 
     Raises:
         UsageError: a file of another kind.
@@ -103,9 +104,9 @@ def contenders_of(files: Sequence[Path], targets: Sequence[Target]) -> list[Cont
         else:
             raise UsageError(f"candidate file {path} is neither a model (.onnx) nor tensors (.npz, .npy, .safetensors, "
                              ".json or a folder of them)", "Give one of these, or a target with -c.")
-    if not files:
-        found = [Contender(t) for t in targets] or [Contender(t, asked=False) for t in _defaults()]
-    return found
+    if all(contender.model is None for contender in found):
+        found.extend(Contender(target) for target in targets)
+    return found or [Contender(target, asked=False) for target in _defaults()]
 
 
 def _defaults() -> tuple[Target, ...]:

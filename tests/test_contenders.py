@@ -31,6 +31,17 @@ def test_kinds_of_candidates(tmp_path: Path) -> None:
         contenders_of([tmp_path / "notes.txt"], [])
 
 
+def test_targets_beside_files_are_candidates_too(tmp_path: Path) -> None:
+    """A target runs the reference beside tensors taken elsewhere, and the other models where there are some."""
+    model = saved(tmp_path / "other.onnx", chain())
+    dump = tmp_path / "dump.npz"
+    np.savez(dump, y=np.zeros((2, 3), np.float32))
+    targets = [Target("onnxruntime"), Target("pytorch", "", "fp16")]
+    assert [str(c) for c in contenders_of([dump], targets)] == [str(dump), "onnxruntime", "pytorch:fp16"]
+    assert [str(c) for c in contenders_of([dump, model], targets)] == [
+        str(dump), f"{model} on onnxruntime", f"{model} on pytorch:fp16"]
+
+
 @pytest.mark.parametrize(("gpus", "refuses", "expected"), [
     (1, False, ["onnxruntime", "tensorrt", "tensorrt:fp16", "tensorrt:int8"]),
     (1, True, ["onnxruntime", "pytorch:fp16", "pytorch:int8"]),
