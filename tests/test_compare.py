@@ -171,15 +171,19 @@ def test_a_clean_dump_raises_no_alarm(tmp_path: Path, keep: Sequence[str]) -> No
     assert names(candidate) == list(keep)
 
 
-@pytest.mark.parametrize(("fault", "keep", "named"), [
-    ("w1", CHAIN, "c"), ("w1", ("a", "b", "d", "e", "y"), "d"), ("w1", ("b", "e", "y"), "e"), ("w0", ("b", "y"), "b"),
-    ("w2", ("d", "f"), "f"), ("w0", ("d",), "d"), ("w1", ("b", "c"), "c"),
+@pytest.mark.parametrize(("fault", "keep", "region"), [
+    ("w1", CHAIN, "c"), ("w1", ("a", "b", "d", "e", "y"), "cd"), ("w1", ("b", "e", "y"), "cde"),
+    ("w0", ("b", "y"), "ab"), ("w2", ("d", "f"), "ef"), ("w0", ("d",), "abcd"), ("w1", ("b", "c"), "c"),
 ])
-def test_a_fault_is_named_at_the_next_shown_tensor(tmp_path: Path, fault: str, keep: Sequence[str], named: str) -> None:
-    """Where the faulty tensor itself is hidden, the sub-graph up to the next shown one is the unit."""
+def test_a_fault_lies_between_shown_tensors(tmp_path: Path, fault: str, keep: Sequence[str], region: str) -> None:
+    """Where the faulty tensor itself is hidden, the sub-graph up to the next shown one is the unit, and is named."""
     candidate = against_dump(tmp_path, tensors_of(chain(fault), keep))
-    assert candidate.first_bad is not None
-    assert (candidate.first_bad.tensor, candidate.first_bad.kind) == (named, "implementation")
+    found = candidate.first_bad
+    assert found is not None
+    assert (found.tensor, found.kind) == (region[-1], "implementation")
+    assert "".join(found.region) == (region if len(region) > 1 else "")
+    before = CHAIN.index(region[0]) - 1
+    assert found.after == ((CHAIN[before] if before >= 0 else "x",) if len(region) > 1 else ())
 
 
 def test_a_dump_without_outputs_decides_by_its_tensors(tmp_path: Path) -> None:
