@@ -17,7 +17,8 @@ from parity.errors import BackendUnavailable, FeedError, ModelError, UsageError
 from parity.graph.dumps.dump import declared_dtypes
 from parity.graph.feeds import check_feed
 from parity.graph.flatten import inline_functions
-from parity.graph.model import Model, temporary_folder
+from parity.graph.model import Model
+from parity.graph.scratch import temporary_folder, told
 from parity.graph.survey import Survey, survey
 from parity.precision.calibration import Calibration
 from parity.precision.reweigh import with_weights_of
@@ -144,9 +145,11 @@ def variant_for(target: Target, flat: Model, feed: Feed, calibration: Calibratio
 
     Raises:
         UsageError: there is nothing to quantise, or the standard has no such form.
+        OutputError: the folder of temporary files is full.
     """
     from parity.precision.variant import make_variant
 
     samples = calibration or replace(Calibration.of_feeds(flat, [feed], indicative=True), source="this run's inputs")
-    variant = make_variant(flat, cast("Precision", target.precision), samples, folder=folder)
+    with told():
+        variant = make_variant(flat, cast("Precision", target.precision), samples, folder=folder)
     return variant.model, variant.notes

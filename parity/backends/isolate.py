@@ -24,7 +24,8 @@ from parity.backends.base import Backend, Capture, Chunk, Compiled, Feed, RunOpt
 from parity.backends.channel import Channel
 from parity.backends.worker import Answer, Call, Ended, Leave, More, Refused, Streaming
 from parity.errors import BackendFailed
-from parity.graph.model import Model, temporary_folder
+from parity.graph.model import Model
+from parity.graph.scratch import temporary_folder
 from parity.targets import Target
 
 _LOOK = 0.5  # seconds between two looks at whether a silent child still lives

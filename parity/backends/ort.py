@@ -17,7 +17,8 @@ from parity.backends.providers import CPU, PROVIDERS, absent, cannot_load, liste
 from parity.backends.trt import driver
 from parity.errors import BackendFailed, BackendUnavailable
 from parity.graph.graph import Node
-from parity.graph.model import Model, temporary_folder
+from parity.graph.model import Model
+from parity.graph.scratch import temporary_folder, told
 from parity.precision.lethal import may_crash
 from parity.targets import Target
 
@@ -49,6 +50,7 @@ class OnnxRuntime:
         Raises:
             BackendUnavailable: no ONNX Runtime, no such device, or a precision that needs a variant of the model.
             BackendFailed: ONNX Runtime refuses the model.
+            OutputError: it cannot be put into the folder of temporary files.
         """
         if provider_of(target.device or "cpu") == CPU and not may_crash(model):
             return InProcess().open(model, flat, target, options)
@@ -85,7 +87,9 @@ class OrtSession:
         if model.path is not None:
             self._plain = self._session(str(model.path))
         else:
-            self._plain = self._session(self._write(model.externalised(Path(self._folder.name)), "plain"))
+            with told():
+                shared = model.externalised(Path(self._folder.name))
+            self._plain = self._session(self._write(shared, "plain"))
         provider = provider_of(device)
         self._placed = device if provider == CPU else placed(device, provider, _placement(self._plain))
         self._flat_source = flat
@@ -93,7 +97,8 @@ class OrtSession:
     @cached_property
     def _flat(self) -> Model:
         """What is watched: cut into many small models that share one file of weights."""
-        return self._flat_source.externalised(Path(self._folder.name))
+        with told():
+            return self._flat_source.externalised(Path(self._folder.name))
 
     def run(self, feed: Feed) -> Capture:
         """Run the model as deployed."""
@@ -178,7 +183,8 @@ class OrtSession:
 
     def _write(self, model: Model, name: str) -> str:
         path = Path(self._folder.name) / f"{name}.onnx"
-        model.save(path)
+        with told():
+            model.save(path)
         return str(path)
 
     def _call(self, session: Any, names: Sequence[str], feed: Feed) -> list[Any]:

@@ -23,8 +23,9 @@ from onnx import helper
 from parity.errors import BackendFailed, BackendUnavailable, OutputError, ParityError
 from parity.graph.executor import Executor
 from parity.graph.feeds import Feed
-from parity.graph.model import Model, shallow_copy, temporary_folder
+from parity.graph.model import Model, shallow_copy
 from parity.graph.ops.call import is_tensor, to_numpy
+from parity.graph.scratch import temporary_folder
 from parity.precision.calibration import Calibration
 from parity.precision.calibration import TensorRange as TensorRange  # noqa: PLC0414 - it is made here
 from parity.precision.lethal import refuse_traps

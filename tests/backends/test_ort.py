@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from parity.graph.feeds import seeded_feed
 from parity.graph.model import Model
 from parity.graph.survey import survey
 from parity.targets import Target
-from tests.builders import CHAIN, chain, declared, node, proto_of
+from tests.builders import CHAIN, chain, declared, node, proto_of, saved
 
 
 def session_of(proto: Any, memory: int = 2**30, level: str = "all", seed: int = 0) -> tuple[OrtSession, Any, Any]:
@@ -238,6 +239,27 @@ def test_a_failing_run_is_one_line() -> None:
         session.run({"x": np.ones((2, 3), np.float32)})
     assert "\n" not in caught.value.message
     assert caught.value.hint
+
+
+def test_a_full_folder_of_temporary_files_is_told(tmp_path: Path) -> None:
+    """The watched run needs room for weights and cut models; without it the row has failed, in one line."""
+    from parity.compare import Options, compare
+    from parity.contenders import Contender
+
+    weights = {"w": np.ones((3, 4096), np.float32)}
+    path = saved(tmp_path / "m.onnx", proto_of([node("MatMul", ["x", "w"], ["a"]), node("Relu", ["a"], ["y"])],
+                                              weights=weights))
+    feed = {"x": np.ones((2, 3), np.float32)}
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1024, hard))
+    try:
+        report = compare(Model.load(path), [Contender(Target("onnxruntime"))], [feed], [],
+                         options=Options(RunOptions(threads=1)))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert report.candidates[0].status == "failed"
+    assert "temporary files cannot be written to" in report.candidates[0].reason
+    assert "TMPDIR" in report.candidates[0].reason
 
 
 def test_what_is_written_goes_away_with_the_session() -> None:
