@@ -130,7 +130,11 @@ def feeds_of(model: Model, request: Request, seed: int) -> tuple[list[Feed], tup
         FeedError: they cannot be read or made, or do not fit the model.
         UsageError: a malformed shape, or shapes or samples beside files.
     """
-    files = request.inputs or _inputs_among(request.files, model)
+    dumps = [f for f in request.files if f.suffix != ".onnx"]
+    if dumps and request.samples > 1:
+        raise UsageError(f"{dumps[0]} holds tensors of one sample, and --samples asks for {request.samples}",
+                         "Leave out --samples.")
+    files = request.inputs or _inputs_among(dumps, model)
     if files:
         if request.shapes or request.samples > 1:
             raise UsageError("--shape and --samples are for seeded inputs, and --input gives the values themselves",
@@ -159,6 +163,7 @@ def load_labels(path: Path) -> np.ndarray:
 
 
 def _inputs_among(files: Sequence[Path], model: Model) -> list[str]:
+    """The first of these files of tensors that holds all inputs."""
     wanted, known = {spec.name for spec in model.graph.inputs}, declared_dtypes(model)
-    dumps = [f for f in files if f.suffix != ".onnx"] if wanted else []
-    return [str(f) for f in dumps if wanted <= fitted(read_dump(f), known, split_runner(f)[0]).keys()][:1]
+    return [str(f) for f in files
+            if wanted and wanted <= fitted(read_dump(f), known, split_runner(f)[0]).keys()][:1]

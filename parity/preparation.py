@@ -13,7 +13,7 @@ from parity.analysis.tolerance import model_precision
 from parity.backends.base import Feed, RunOptions, Session, backend_of
 from parity.backends.captured import CapturedSession
 from parity.contenders import Contender
-from parity.errors import BackendUnavailable, FeedError, ModelError, UsageError
+from parity.errors import BackendUnavailable, FeedError, MatchError, ModelError, UsageError
 from parity.graph.dumps.dump import declared_dtypes
 from parity.graph.feeds import check_feed
 from parity.graph.flatten import inline_functions
@@ -71,10 +71,7 @@ def make_ready(model: Model, contender: Contender, surveyed: Survey, feed: Feed,
     """
     wanted = comparable_tensors(surveyed.flat)
     if contender.tensors is not None:
-        captured = CapturedSession(contender.tensors, declared_dtypes(surveyed.flat))
-        shown = common_names(_named(surveyed.flat), captured.tensors, str(contender))
-        return Ready(captured, surveyed.flat, shown, surveyed.sizes, _dumped_precision(surveyed.flat, captured),
-                     captured.notes)
+        return _taken_elsewhere(contender.tensors, surveyed, feed)
     assert contender.target is not None  # noqa: S101 - a contender is a target or a file of tensors
     deployed, own = model, surveyed
     if contender.model is not None:
@@ -109,6 +106,18 @@ def make_ready(model: Model, contender: Contender, surveyed: Survey, feed: Feed,
 def _named(flat: Model) -> tuple[str, ...]:
     """What two sides may have in common: tensors worth comparing, and outputs that are inputs or weights."""
     return (*comparable_tensors(flat), *(o.name for o in flat.graph.outputs))
+
+
+def _taken_elsewhere(source: Path, surveyed: Survey, feed: Feed) -> Ready:
+    flat, outputs = surveyed.flat, [o.name for o in surveyed.flat.graph.outputs]
+    captured = CapturedSession(source, declared_dtypes(flat), surveyed.forms, outputs)
+    captured.check_inputs(feed)
+    unusable = [captured.misfits[n] for n in outputs if n in captured.misfits]
+    if unusable or (captured.misfits and captured.tensors.keys().isdisjoint(_named(flat))):
+        raise MatchError(f"{source} cannot be compared: {(unusable or list(captured.misfits.values()))[0]}",
+                         "Save it as the model has it, and take it on the inputs of this run.")
+    shown = common_names(_named(flat), captured.tensors, str(source))
+    return Ready(captured, flat, shown, surveyed.sizes, _dumped_precision(flat, captured), captured.notes)
 
 
 def _dumped_precision(flat: Model, captured: CapturedSession) -> str:

@@ -85,6 +85,12 @@ def test_results_without_inputs_leave_them_seeded(tmp_path: Path) -> None:
         feeds_of(model, Request(tmp_path / "m.onnx", [RESULTS / "two_runners.json"]), 0)
 
 
+def test_tensors_taken_elsewhere_are_of_one_sample(tmp_path: Path) -> None:
+    """Several seeded samples would hold the same tensors against different inputs."""
+    with pytest.raises(UsageError, match=r"holds tensors of one sample, and --samples asks for 3"):
+        feeds_of(Model(chain()), Request(tmp_path / "m.onnx", [RESULTS / "results.json"], samples=3), 0)
+
+
 @pytest.mark.parametrize(("faulty", "status"), [("", 0), ("w1", 1)])
 def test_debug_tensors_taken_on_what_parity_wrote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
                                                   capsys: pytest.CaptureFixture[str], faulty: str, status: int) -> None:
