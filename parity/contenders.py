@@ -97,8 +97,9 @@ def contenders_of(files: Sequence[Path], targets: Sequence[Target]) -> list[Cont
 
     Args:
         files: other models (.onnx), each run on every target, and files or folders of tensors.
-        targets: where to run; with none, a model runs on onnxruntime, and the reference also on TensorRT, or, where
-            that cannot run, emulated in lower precision, as a forecast. Those of the user's module are left aside.
+        targets: where to run the other models, or, where there are none, the reference; with none, another model
+            runs on onnxruntime, and, where there are no files, the reference also on TensorRT, or, where that cannot
+            run, emulated in lower precision, as a forecast. Those of the user's module are left aside.
 
     Raises:
         UsageError: a file of another kind.
@@ -115,9 +116,9 @@ def contenders_of(files: Sequence[Path], targets: Sequence[Target]) -> list[Cont
         else:
             raise UsageError(f"candidate file {path} is neither a model (.onnx) nor tensors (.npz, .npy, .safetensors, "
                              ".json or a folder of them)", "Give one of these, or a target with -c.")
-    if not files:
-        found = [Contender(t) for t in runtimes] if targets else [Contender(t, asked=False) for t in _defaults()]
-    return found
+    if all(contender.model is None for contender in found):
+        found.extend(Contender(target) for target in runtimes)
+    return found or ([] if targets else [Contender(target, asked=False) for target in _defaults()])
 
 
 def of_original(original: Original | None, targets: Sequence[Target]) -> list[Contender]:
@@ -147,7 +148,11 @@ def feeds_of(model: Model, request: Request, seed: int) -> tuple[list[Feed], tup
         FeedError: they cannot be read or made, or do not fit the model.
         UsageError: a malformed shape, or shapes or samples beside files.
     """
-    files = request.inputs or _inputs_among(request.files, model)
+    dumps = [f for f in request.files if f.suffix != ".onnx"]
+    if dumps and request.samples > 1:
+        raise UsageError(f"{dumps[0]} holds tensors of one sample, and --samples asks for {request.samples}",
+                         "Leave out --samples.")
+    files = request.inputs or _inputs_among(dumps, model)
     if files:
         if request.shapes or request.samples > 1:
             raise UsageError("--shape and --samples are for seeded inputs, and --input gives the values themselves",
@@ -176,6 +181,7 @@ def load_labels(path: Path) -> np.ndarray:
 
 
 def _inputs_among(files: Sequence[Path], model: Model) -> list[str]:
+    """The first of these files of tensors that holds all inputs."""
     wanted, known = {spec.name for spec in model.graph.inputs}, declared_dtypes(model)
-    dumps = [f for f in files if f.suffix != ".onnx"] if wanted else []
-    return [str(f) for f in dumps if wanted <= fitted(read_dump(f), known, split_runner(f)[0]).keys()][:1]
+    return [str(f) for f in files
+            if wanted and wanted <= fitted(read_dump(f), known, split_runner(f)[0]).keys()][:1]

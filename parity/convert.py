@@ -13,6 +13,7 @@ from parity.errors import OutputError, UsageError
 from parity.fixes.recipe import Recipe
 from parity.graph.feeds import seeded_feed
 from parity.graph.model import Model
+from parity.graph.scratch import temporary_folder, told
 from parity.precision.calibration import Calibration
 from parity.precision.plan import PrecisionPlan
 from parity.precision.quantize import QuantizeSettings
@@ -64,8 +65,9 @@ def convert(path: Path, conversion: Conversion, out: Path) -> Variant:
     wanted: Precision | PrecisionPlan = conversion.precision
     if recipe is not None:
         model, wanted, settings = recipe.model, recipe.plan, recipe.settings or settings
-    with tempfile.TemporaryDirectory(prefix="parity-") as folder:
-        variant = make_variant(model, wanted, _samples(model, conversion, wanted), settings, Path(folder))
+    with temporary_folder() as folder:
+        with told():
+            variant = make_variant(model, wanted, _samples(model, conversion, wanted), settings, Path(folder))
         write_model(variant.model, out)
     return variant
 

@@ -77,7 +77,8 @@ def _one_sample(model: Model, contender: Contender, blank: Candidate, sample: Sa
     lower = contender.asked and ready.precision not in ("fp32", "fp64")
     seen = walk(sample, ready, str(contender), capture.outputs, options, keep=options.explain and (lower or not agrees))
     drawn = drawn_outputs(ready.variant)
-    if drawn:  # random numbers are drawn anew, watched or not: that tells nothing of watching
+    # Random numbers are drawn anew, watched or not, and tensors from a file were taken once: neither tells of watching.
+    if drawn or contender.tensors is not None:
         seen = replace(seen, moved=None)
     limit = relative_limit(outputs, tolerance, ready.precision)
     found = without_unread(seen.found, ready.variant, sample.feed)

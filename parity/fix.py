@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from tempfile import gettempdir
 
 import numpy as np
 
@@ -31,7 +30,8 @@ from parity.fixes.fix import Fix
 from parity.fixes.outcome import Outcome, Solution
 from parity.fixes.problem import Demand, Limits, Problem, problem_of
 from parity.fixes.repair import repair
-from parity.graph.model import Model, temporary_folder
+from parity.graph.model import Model
+from parity.graph.scratch import temporary_folder, told
 from parity.precision.calibration import Calibration
 from parity.report.assemble import output_layer, task_results, worst_of
 from parity.report.record import Candidate, Layer, ModelFacts, Reference, Report
@@ -87,14 +87,11 @@ def fix_file(request: Request, order: Order, folder: Path, progress: Progress,
     progress("reference", 0, 1)
     files = _Files(request.model, folder)
     try:
-        with temporary_folder() as weights:
+        with told(), temporary_folder() as weights:
             problem = problem_of(model, target, feeds, calibration, demand, order.limits, order.run, folder,
                                  Path(weights))
             outcome = repair(problem, files.save, progress)
             notes = files.finish(outcome)
-    except OSError as error:
-        raise OutputError(f"temporary files cannot be written to {gettempdir()} ({error.strerror or error})"
-                          f"{files.kept}", "Free space there, or set TMPDIR to another folder.") from error
     except OutputError as error:
         raise OutputError(f"{error.message}{files.kept}", error.hint) from error
     candidate = _candidate(outcome, files, notes)
@@ -114,7 +111,7 @@ def proposals(model: Model, target: Target, feeds: Sequence[Feed], calibration: 
         UsageError: FP32 misses the tolerance on the target, too.
         BackendUnavailable, BackendFailed: the target cannot run.
     """
-    with temporary_folder() as folder:
+    with told(), temporary_folder() as folder:
         problem = problem_of(model, target, feeds, calibration, demand, Limits(), run, Path(folder), Path(folder))
         outcome = repair(problem, lambda solution: None, progress)
     return tuple(s.fix for s in outcome.solutions), outcome.prices

@@ -13,11 +13,12 @@ from parity.analysis.tolerance import model_precision
 from parity.backends.base import Feed, RunOptions, Session, backend_of
 from parity.backends.captured import CapturedSession
 from parity.contenders import Contender
-from parity.errors import BackendUnavailable, FeedError, ModelError, UsageError
+from parity.errors import BackendUnavailable, FeedError, MatchError, ModelError, UsageError
 from parity.graph.dumps.dump import declared_dtypes
 from parity.graph.feeds import check_feed
 from parity.graph.flatten import inline_functions
-from parity.graph.model import Model, temporary_folder
+from parity.graph.model import Model
+from parity.graph.scratch import temporary_folder, told
 from parity.graph.survey import Survey, survey
 from parity.original import Original
 from parity.precision.calibration import Calibration
@@ -71,10 +72,7 @@ def make_ready(model: Model, contender: Contender, surveyed: Survey, feed: Feed,
     """
     wanted = comparable_tensors(surveyed.flat)
     if contender.tensors is not None:
-        captured = CapturedSession(contender.tensors, declared_dtypes(surveyed.flat))
-        shown = common_names(_named(surveyed.flat), captured.tensors, str(contender))
-        return Ready(captured, surveyed.flat, shown, surveyed.sizes, _dumped_precision(surveyed.flat, captured),
-                     captured.notes)
+        return _taken_elsewhere(contender.tensors, surveyed, feed)
     assert contender.target is not None  # noqa: S101 - a contender is a target or a file of tensors
     if contender.original is not None:
         return _of_original(contender.original, contender.target, surveyed, feed)
@@ -121,6 +119,18 @@ def _named(flat: Model) -> tuple[str, ...]:
     return (*comparable_tensors(flat), *(o.name for o in flat.graph.outputs))
 
 
+def _taken_elsewhere(source: Path, surveyed: Survey, feed: Feed) -> Ready:
+    flat, outputs = surveyed.flat, [o.name for o in surveyed.flat.graph.outputs]
+    captured = CapturedSession(source, declared_dtypes(flat), surveyed.forms, outputs)
+    captured.check_inputs(feed)
+    unusable = [captured.misfits[n] for n in outputs if n in captured.misfits]
+    if unusable or (captured.misfits and captured.tensors.keys().isdisjoint(_named(flat))):
+        raise MatchError(f"{source} cannot be compared: {(unusable or list(captured.misfits.values()))[0]}",
+                         "Save it as the model has it, and take it on the inputs of this run.")
+    shown = common_names(_named(flat), captured.tensors, str(source))
+    return Ready(captured, flat, shown, surveyed.sizes, _dumped_precision(flat, captured), captured.notes)
+
+
 def _dumped_precision(flat: Model, captured: CapturedSession) -> str:
     """Of tensors taken elsewhere: what the model computes in, or less where they were saved in less."""
     own = model_precision(flat)
@@ -155,9 +165,11 @@ def variant_for(target: Target, flat: Model, feed: Feed, calibration: Calibratio
 
     Raises:
         UsageError: there is nothing to quantise, or the standard has no such form.
+        OutputError: the folder of temporary files is full.
     """
     from parity.precision.variant import make_variant
 
     samples = calibration or replace(Calibration.of_feeds(flat, [feed], indicative=True), source="this run's inputs")
-    variant = make_variant(flat, cast("Precision", target.precision), samples, folder=folder)
+    with told():
+        variant = make_variant(flat, cast("Precision", target.precision), samples, folder=folder)
     return variant.model, variant.notes

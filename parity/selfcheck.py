@@ -27,7 +27,8 @@ from parity.contenders import Request, feeds_of
 from parity.errors import BackendFailed, FeedError, ModelError, UsageError
 from parity.graph.batch import batch_of, grown, places_of, row_axis
 from parity.graph.flatten import inline_functions
-from parity.graph.model import Model, temporary_folder
+from parity.graph.model import Model
+from parity.graph.scratch import temporary_folder
 from parity.graph.survey import Survey, survey
 from parity.precision.calibration import Calibration
 from parity.preparation import variant_for

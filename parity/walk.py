@@ -13,7 +13,7 @@ from parity.analysis.match import comparable_tensors
 from parity.analysis.measure import measure
 from parity.analysis.outputs import OutputFinding
 from parity.analysis.streams import Stream
-from parity.errors import BackendFailed, ModelError
+from parity.errors import BackendFailed, ModelError, OutputError
 from parity.graph.store import TensorStore
 from parity.preparation import Ready
 from parity.report.record import Status
@@ -72,7 +72,7 @@ def walk(sample: Sample, ready: Ready, what: str, unwatched: Mapping[str, np.nda
             options.progress(what, len(found), len(ready.shown))
     except KeyboardInterrupt:
         status, reason = "failed", INTERRUPTED
-    except (BackendFailed, ModelError) as error:
+    except (BackendFailed, ModelError, OutputError) as error:
         status, reason = "failed", str(error)
     return Walk(found, watching.moved, shown, status, reason)
 

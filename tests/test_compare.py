@@ -171,15 +171,19 @@ def test_a_clean_dump_raises_no_alarm(tmp_path: Path, keep: Sequence[str]) -> No
     assert names(candidate) == list(keep)
 
 
-@pytest.mark.parametrize(("fault", "keep", "named"), [
-    ("w1", CHAIN, "c"), ("w1", ("a", "b", "d", "e", "y"), "d"), ("w1", ("b", "e", "y"), "e"), ("w0", ("b", "y"), "b"),
-    ("w2", ("d", "f"), "f"), ("w0", ("d",), "d"), ("w1", ("b", "c"), "c"),
+@pytest.mark.parametrize(("fault", "keep", "region"), [
+    ("w1", CHAIN, "c"), ("w1", ("a", "b", "d", "e", "y"), "cd"), ("w1", ("b", "e", "y"), "cde"),
+    ("w0", ("b", "y"), "ab"), ("w2", ("d", "f"), "ef"), ("w0", ("d",), "abcd"), ("w1", ("b", "c"), "c"),
 ])
-def test_a_fault_is_named_at_the_next_shown_tensor(tmp_path: Path, fault: str, keep: Sequence[str], named: str) -> None:
-    """Where the faulty tensor itself is hidden, the sub-graph up to the next shown one is the unit."""
+def test_a_fault_lies_between_shown_tensors(tmp_path: Path, fault: str, keep: Sequence[str], region: str) -> None:
+    """Where the faulty tensor itself is hidden, the sub-graph up to the next shown one is the unit, and is named."""
     candidate = against_dump(tmp_path, tensors_of(chain(fault), keep))
-    assert candidate.first_bad is not None
-    assert (candidate.first_bad.tensor, candidate.first_bad.kind) == (named, "implementation")
+    found = candidate.first_bad
+    assert found is not None
+    assert (found.tensor, found.kind) == (region[-1], "implementation")
+    assert "".join(found.region) == (region if len(region) > 1 else "")
+    before = CHAIN.index(region[0]) - 1
+    assert found.after == ((CHAIN[before] if before >= 0 else "x",) if len(region) > 1 else ())
 
 
 def test_a_dump_without_outputs_decides_by_its_tensors(tmp_path: Path) -> None:
@@ -199,21 +203,77 @@ def test_an_output_that_a_dump_lacks_is_said(tmp_path: Path) -> None:
     assert any("'a'" in note for note in candidate.notes)
 
 
-@pytest.mark.parametrize(("change", "named"), [
-    (lambda v: {**v, "c": v["c"].T}, "c"), (lambda v: {**v, "c": v["c"].ravel()}, "c"),
-    (lambda v: {**v, "c": v["c"][:2]}, "c"), (lambda v: {**v, "y": v["y"][:2]}, "y"),
-    (lambda v: {**v, "b": v["b"][..., None], "c": None}, "b"), (lambda v: {**v, "c": np.array(["text"])}, "c"),
-    (lambda v: {**v, "c": v["c"].astype(str)}, "c"), (lambda v: {n: 0 * a for n, a in v.items()}, "a"),
-    (lambda v: {n: a.astype(np.int32) for n, a in v.items()}, "a"),
+@pytest.mark.parametrize(("name", "change"), [
+    ("c", lambda c: c.T), ("c", np.ravel), ("c", lambda c: c[:2]), ("b", lambda b: b[..., None]),
+    ("c", lambda c: np.array(["text"])), ("c", lambda c: c.astype(str)), ("c", lambda c: c.astype(np.int32)),
+    ("c", lambda c: c + np.complex64(1j)),
 ])
-def test_a_dump_of_wrong_shape_or_type(tmp_path: Path, change: Callable[[Any], Mapping[str, Any]], named: str) -> None:
-    """A tensor of another shape, or of text, is a fault at its own place, whatever that does to those after it."""
-    arrays = {n: a for n, a in change(tensors_of(chain(), CHAIN)).items() if a is not None}
-    candidate = against_dump(tmp_path, arrays)
-    assert candidate.status == "ok"
+def test_a_dumped_tensor_that_cannot_be_compared_is_left_out(tmp_path: Path, name: str,
+                                                             change: Callable[[Any], np.ndarray]) -> None:
+    """One of another shape or sort is no divergence; the note says what it is, and the others are compared."""
+    arrays = tensors_of(chain("w2"), CHAIN)
+    candidate = against_dump(tmp_path, {**arrays, name: change(arrays[name])})
+    assert names(candidate) == [n for n in CHAIN if n != name]
     assert candidate.first_bad is not None
-    assert candidate.first_bad.tensor == named
-    assert candidate.verdict == ("divergence" if named in "ya" else "parity")
+    assert candidate.first_bad.tensor == "e"
+    assert any(f"left out, as '{name}' is " in note and "float32 [4, 8] in the model" in note
+               for note in candidate.notes)
+
+
+@pytest.mark.parametrize("change", [
+    lambda v: {**v, "y": v["y"][:2]}, lambda v: {**v, "y": v["y"].astype(str)},
+    lambda v: {n: a.astype(np.int32) for n, a in v.items()}, lambda v: {"c": v["c"].T, "d": v["d"][0]},
+])
+def test_a_dump_of_something_else_has_no_verdict(tmp_path: Path, change: Callable[[Any], Mapping[str, Any]]) -> None:
+    """Where an output, or all that it holds, cannot be compared, that is said, and nothing is judged."""
+    candidate = against_dump(tmp_path, change(tensors_of(chain(), CHAIN)))
+    assert (candidate.status, candidate.verdict) == ("failed", "error")
+    assert "cannot be compared: '" in candidate.reason
+    assert "float32 [4, 8] in the model. Save it as the model has it" in candidate.reason
+
+
+def test_a_dump_of_zeros_diverges_from_the_start(tmp_path: Path) -> None:
+    """The right shapes and types with nothing in them are a result, and a wrong one."""
+    candidate = against_dump(tmp_path, {n: 0 * a for n, a in tensors_of(chain(), CHAIN).items()})
+    assert candidate.first_bad is not None
+    assert (candidate.first_bad.tensor, candidate.verdict) == ("a", "divergence")
+
+
+def test_a_lone_array_is_the_only_output(tmp_path: Path) -> None:
+    """A .npy that is called like no tensor is it; where there are several outputs, it must say which."""
+    two = proto_of([node("Relu", ["x"], ["a"]), node("Exp", ["a"], ["y"])], outputs=[declared("a"), declared("y")])
+    for proto, status in ((chain(), "ok"), (two, "failed")):
+        np.save(tmp_path / "result.npy", tensors_of(proto, ["y"])["y"])
+        model = saved(tmp_path / "m.onnx", proto)
+        candidate = compare_files(Request(model, [tmp_path / "result.npy"]), Options()).candidates[0]
+        assert candidate.status == status, candidate.reason
+        if status == "failed":
+            assert "does not say which tensor that is. Give it the name of one, as a.npy" in candidate.reason
+
+
+def test_a_dump_of_other_inputs_is_refused(tmp_path: Path) -> None:
+    """Where the file holds inputs that are not those of the run, its tensors say nothing about it."""
+    model = saved(tmp_path / "m.onnx", chain())
+    x, other = (np.random.default_rng(seed).normal(size=(4, 8)).astype(F32) for seed in (1, 2))
+    y = to_numpy(Executor(Model.load(model)).run({"x": x})["y"])
+    np.savez(tmp_path / "dump.npz", x=x, y=y)
+    np.savez(tmp_path / "other.npz", x=other)
+    np.savez(tmp_path / "half.npz", x=x.astype(np.float16), y=y)
+    same, different = (compare_files(Request(model, [tmp_path / "dump.npz"], inputs=[str(tmp_path / name)]),
+                                     Options()).candidates[0] for name in ("dump.npz", "other.npz"))
+    assert (same.status, same.verdict, different.status) == ("ok", "parity", "failed")
+    assert "dump.npz holds input 'x', and it is another than that of this run" in different.reason
+    narrow = compare_files(Request(model, [tmp_path / "half.npz"], inputs=[str(tmp_path / "dump.npz")]), Options())
+    assert narrow.candidates[0].verdict == "parity"
+
+
+def test_watching_is_not_spoken_of_for_a_dump(tmp_path: Path) -> None:
+    """Nobody watched a file: even where it holds NaN, its own shares and tensors are of the one run that there was."""
+    arrays = tensors_of(chain(), CHAIN)
+    candidate = against_dump(tmp_path, {**arrays, "y": np.full_like(arrays["y"], np.nan)})
+    assert candidate.watching_moved_outputs is None
+    assert candidate.attribution is None or "watching" not in candidate.attribution.withheld
+    assert not any("atching" in note for note in candidate.notes)
 
 
 @pytest.mark.parametrize("change", [

@@ -31,6 +31,17 @@ def test_kinds_of_candidates(tmp_path: Path) -> None:
         contenders_of([tmp_path / "notes.txt"], [])
 
 
+def test_targets_beside_files_are_candidates_too(tmp_path: Path) -> None:
+    """A target runs the reference beside tensors taken elsewhere, and the other models where there are some."""
+    model = saved(tmp_path / "other.onnx", chain())
+    dump = tmp_path / "dump.npz"
+    np.savez(dump, y=np.zeros((2, 3), np.float32))
+    targets = [Target("onnxruntime"), Target("pytorch", "", "fp16")]
+    assert [str(c) for c in contenders_of([dump], targets)] == [str(dump), "onnxruntime", "pytorch:fp16"]
+    assert [str(c) for c in contenders_of([dump, model], targets)] == [
+        str(dump), f"{model} on onnxruntime", f"{model} on pytorch:fp16"]
+
+
 @pytest.mark.parametrize(("gpus", "refuses", "expected"), [
     (1, False, ["onnxruntime", "tensorrt", "tensorrt:fp16", "tensorrt:int8"]),
     (1, True, ["onnxruntime", "pytorch:fp16", "pytorch:int8"]),
@@ -72,6 +83,12 @@ def test_results_without_inputs_leave_them_seeded(tmp_path: Path) -> None:
     assert "seeded" in facts[0].source
     with pytest.raises(FeedError, match="2 runners"):
         feeds_of(model, Request(tmp_path / "m.onnx", [RESULTS / "two_runners.json"]), 0)
+
+
+def test_tensors_taken_elsewhere_are_of_one_sample(tmp_path: Path) -> None:
+    """Several seeded samples would hold the same tensors against different inputs."""
+    with pytest.raises(UsageError, match=r"holds tensors of one sample, and --samples asks for 3"):
+        feeds_of(Model(chain()), Request(tmp_path / "m.onnx", [RESULTS / "results.json"], samples=3), 0)
 
 
 @pytest.mark.parametrize(("faulty", "status"), [("", 0), ("w1", 1)])

@@ -13,6 +13,7 @@ import numpy as np
 from parity.analysis.judge import Judgement, Ruler, judge
 from parity.analysis.match import draws_randomly, moves_only
 from parity.analysis.measure import Comparison, measure
+from parity.analysis.region import Region, region_of
 from parity.analysis.streams import Inputs, Rulers, Stream
 from parity.errors import MatchError, ModelError
 from parity.graph.graph import Node
@@ -41,6 +42,7 @@ class Divergence:
         shape_differs: the candidate's shape is not the operator's, or text stands for numbers.
         level: how the reference evaluated the node.
         error: |candidate - operator| of every element, kept of a tensor to blame that may not be read whole.
+        region: where tensors are hidden, the nodes since the last visible ones; None where there is only this one.
     """
 
     tensor: str
@@ -55,6 +57,7 @@ class Divergence:
     shape_differs: bool = False
     level: str = ""
     error: np.ndarray | None = None
+    region: Region | None = None
 
     @property
     def to_blame(self) -> bool:
@@ -92,9 +95,9 @@ def divergences(reference: Model, variant: Model, feed: Mapping[str, np.ndarray]
                     _estimate(inputs, own, name, ruler, position)
                 continue
             if name in wanted:
-                found = _divergence(ruler, position, places[name], value, right)
-                if moves_only(variant, name):
-                    found = _with_error(found, ruler, position, value)
+                region = region_of(node, variant, reference, inputs.hidden) if ruler.hidden else None
+                found = replace(_divergence(ruler, position, places[name], value, right), region=region)
+                found = _with_error(found, ruler, position, value) if moves_only(variant, name) else found
                 yield found if original is None else _split(found, original, inputs, ruler.declared[position], value)
             inputs.show(name, value, None if original else _of_own_type(ruler, position, right))
         for finished in (node, *_counterparts(node, reference if original else None)):

@@ -24,7 +24,8 @@ from parity.backends.base import Backend, Capture, Chunk, Compiled, Feed, RunOpt
 from parity.backends.channel import Channel
 from parity.backends.worker import Answer, Call, Ended, Leave, More, Refused, Streaming
 from parity.errors import BackendFailed
-from parity.graph.model import Model, temporary_folder
+from parity.graph.model import Model
+from parity.graph.scratch import temporary_folder
 from parity.targets import Target
 
 _LOOK = 0.5  # seconds between two looks at whether a silent child still lives
@@ -183,6 +184,8 @@ class _Child:
         hint = "Try `--optimization off`, and look the model over with `parity inspect MODEL`."
         if status == -signal.SIGKILL:
             hint = "The system does that when memory runs out: free some, or try smaller inputs (`--shape`)."
+        elif status == -signal.SIGFPE:
+            hint = "A processor does that where the least integer is divided by -1, or any by 0: look at Div and Mod."
         return BackendFailed(f"{self._name} {how} {_WHILE.get(method, '')}{self._last_words()}", hint)
 
     def _hung(self, method: str) -> BackendFailed:

@@ -11,20 +11,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
-from onnx import NodeProto
 
 from parity.backends.base import Capture, Chunk, Feed, RunOptions, Session
 from parity.backends.providers import CPU, PROVIDERS, absent, cannot_load, listening, placed, provider_of, requested
 from parity.backends.trt import driver
 from parity.errors import BackendFailed, BackendUnavailable
-from parity.graph.graph import Node, subgraph_protos
-from parity.graph.model import Model, temporary_folder
+from parity.graph.graph import Node
+from parity.graph.model import Model
+from parity.graph.scratch import temporary_folder, told
+from parity.precision.lethal import may_crash
 from parity.targets import Target
 
 
 class OnnxRuntime:
-    """Runs models on ONNX Runtime's execution providers: on the CPU in this process, elsewhere in one of its own."""
+    """Runs models on ONNX Runtime's execution providers.
+
+    On the CPU in this process; elsewhere, and where the model may bring the process down, in one of its own.
+    """
 
     def devices(self) -> list[str]:
         """The devices whose provider this build of ONNX Runtime holds, where the driver shows a GPU for it.
@@ -47,6 +50,7 @@ class OnnxRuntime:
         Raises:
             BackendUnavailable: no ONNX Runtime, no such device, or a precision that needs a variant of the model.
             BackendFailed: ONNX Runtime refuses the model.
+            OutputError: it cannot be put into the folder of temporary files.
         """
         if provider_of(target.device or "cpu") == CPU and not may_crash(model):
             return InProcess().open(model, flat, target, options)
@@ -83,7 +87,9 @@ class OrtSession:
         if model.path is not None:
             self._plain = self._session(str(model.path))
         else:
-            self._plain = self._session(self._write(model.externalised(Path(self._folder.name)), "plain"))
+            with told():
+                shared = model.externalised(Path(self._folder.name))
+            self._plain = self._session(self._write(shared, "plain"))
         provider = provider_of(device)
         self._placed = device if provider == CPU else placed(device, provider, _placement(self._plain))
         self._flat_source = flat
@@ -91,7 +97,8 @@ class OrtSession:
     @cached_property
     def _flat(self) -> Model:
         """What is watched: cut into many small models that share one file of weights."""
-        return self._flat_source.externalised(Path(self._folder.name))
+        with told():
+            return self._flat_source.externalised(Path(self._folder.name))
 
     def run(self, feed: Feed) -> Capture:
         """Run the model as deployed."""
@@ -176,7 +183,8 @@ class OrtSession:
 
     def _write(self, model: Model, name: str) -> str:
         path = Path(self._folder.name) / f"{name}.onnx"
-        model.save(path)
+        with told():
+            model.save(path)
         return str(path)
 
     def _call(self, session: Any, names: Sequence[str], feed: Feed) -> list[Any]:
@@ -188,25 +196,6 @@ class OrtSession:
             raise BackendFailed(f"onnxruntime fails while running: {_first_line(error)}",
                                 "Try `--optimization off`, or other inputs.") from error
         return values
-
-
-def may_crash(model: Model) -> bool:
-    """Whether ONNX Runtime may bring the process down with this model.
-
-    It does (1.31.1, on its first run) where a node leaves out an output that the operator's schema does not call
-    optional: one of Split's, say. Such a model passes onnx.checker.
-    """
-    return any(_lacks_output(node, model.opsets.get("" if node.domain == "ai.onnx" else node.domain, 1))
-               for graph in subgraph_protos(model.proto.graph) for node in graph.node)
-
-
-def _lacks_output(node: NodeProto, opset: int) -> bool:
-    if "" not in node.output or not onnx.defs.has(node.op_type, opset, node.domain):
-        return False
-    declared = onnx.defs.get_schema(node.op_type, opset, node.domain).outputs
-    kinds = [declared[min(i, len(declared) - 1)].option for i in range(len(node.output))]
-    return any(not name and kind != onnx.defs.OpSchema.FormalParameterOption.Optional
-               for name, kind in zip(node.output, kinds, strict=True))
 
 
 def _placement(session: Any) -> dict[str, int]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import tempfile
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -176,6 +175,9 @@ class Model:
         Args:
             folder: where the file is written (weights already external are copied in too).
             location: its name.
+
+        Raises:
+            OSError: it cannot be written.
         """
         proto = ModelProto()
         proto.CopyFrom(self.proto)
@@ -194,6 +196,7 @@ class Model:
 
         Raises:
             ModelError: the model is over protobuf's 2 GB limit.
+            OSError: it cannot be written.
         """
         try:
             path.write_bytes(self.proto.SerializeToString())
@@ -278,8 +281,3 @@ def _point_outside(tensor: TensorProto, location: str, offset: int, length: int)
     tensor.data_location = TensorProto.EXTERNAL
     for key, value in (("location", location), ("offset", offset), ("length", length)):
         tensor.external_data.add(key=key, value=str(value))
-
-
-def temporary_folder() -> tempfile.TemporaryDirectory[str]:
-    """A folder for externalised weights and cut models, removed when its owner lets go."""
-    return tempfile.TemporaryDirectory(prefix="parity-")

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from parity.errors import OutputError
-from parity.graph.model import temporary_folder
 from parity.graph.ops.call import Value, from_numpy, to_numpy
+from parity.graph.scratch import temporary_folder
 
 
 class TensorStore(Mapping[str, np.ndarray]):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -14,6 +14,17 @@ from parity.graph.ops.call import is_tensor, to_numpy
 
 
 @dataclass(frozen=True)
+class Form:
+    """What a tensor is, its values aside: element type and shape."""
+
+    dtype: np.dtype
+    shape: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return f"{self.dtype} {list(self.shape)}"
+
+
+@dataclass(frozen=True)
 class Survey:
     """A model's flat form, and what its tensors are on one feed.
 
@@ -21,11 +32,13 @@ class Survey:
         flat: functions inlined, and every If replaced by the branch that this feed takes.
         outputs: values of the graph outputs.
         sizes: bytes of each tensor that a node of `flat` makes; sequences, and types that numpy lacks, have none.
+        forms: element type and shape of each tensor that a node of `flat` makes, but for sequences.
     """
 
     flat: Model
     outputs: Mapping[str, np.ndarray]
     sizes: Mapping[str, int]
+    forms: Mapping[str, Form] = field(default_factory=dict)
 
 
 def survey(model: Model, feed: Mapping[str, np.ndarray], seed: int = 0) -> Survey:
@@ -46,9 +59,11 @@ def survey(model: Model, feed: Mapping[str, np.ndarray], seed: int = 0) -> Surve
         flat = inline_branches(flat, scout.branches)
     results = {o.name for o in flat.graph.outputs}
     sizes: dict[str, int] = {}
+    forms: dict[str, Form] = {}
     outputs: dict[str, np.ndarray] = {}
     for step in Executor(flat, seed=seed).steps(feed, keep=results):
         tensors = {n: to_numpy(v) for n, v in step.values.items() if is_tensor(v)}
         sizes.update((n, v.nbytes) for n, v in tensors.items() if v.dtype.kind != "V")
+        forms.update((n, Form(v.dtype, v.shape)) for n, v in tensors.items())
         outputs.update((n, v) for n, v in tensors.items() if n in results)
-    return Survey(flat, outputs, sizes)
+    return Survey(flat, outputs, sizes, forms)

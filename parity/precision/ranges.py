@@ -23,10 +23,12 @@ from onnx import helper
 from parity.errors import BackendFailed, BackendUnavailable, OutputError, ParityError
 from parity.graph.executor import Executor
 from parity.graph.feeds import Feed
-from parity.graph.model import Model, shallow_copy, temporary_folder
+from parity.graph.model import Model, shallow_copy
 from parity.graph.ops.call import is_tensor, to_numpy
+from parity.graph.scratch import temporary_folder
 from parity.precision.calibration import Calibration
 from parity.precision.calibration import TensorRange as TensorRange  # noqa: PLC0414 - it is made here
+from parity.precision.lethal import refuse_traps
 
 Method: TypeAlias = Literal["minmax", "entropy", "percentile"]
 METHODS: tuple[Method, ...] = get_args(Method)
@@ -128,6 +130,7 @@ def _digest(model: Model) -> str:
 def _observed(model: Model, calibration: Calibration, facts: Mapping[str, TensorFacts],
               settings: RangeSettings) -> dict[str, TensorRange]:
     with _reported(), temporary_folder() as folder:
+        refuse_traps(model, calibration)
         path = Path(folder) / "model.onnx"
         _declared(model, facts).externalised(Path(folder)).save(path)
         ranges = _extremes(path, calibration, facts)

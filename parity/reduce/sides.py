@@ -13,7 +13,8 @@ from parity.contenders import Contender
 from parity.errors import FeedError, ModelError, UsageError
 from parity.graph.feeds import check_feed
 from parity.graph.flatten import inline_functions
-from parity.graph.model import Model, temporary_folder
+from parity.graph.model import Model
+from parity.graph.scratch import temporary_folder
 from parity.graph.survey import Survey, survey
 from parity.precision.calibration import Calibration
 from parity.precision.reweigh import with_weights_of

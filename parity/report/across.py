@@ -99,7 +99,8 @@ def _summary(place: int, candidate: Candidate) -> tuple[str, ...]:
     at = max((layer for layer in candidate.tensors if layer.accumulated), key=_accumulated, default=None)
     found = candidate.first_bad
     link = f"<a href='#target-{place}' data-candidate='{place}'>{markup.name(candidate.target)}</a>"
-    return (link, f"{len(candidate.tensors):,}", f"{bad:,}", "–" if found is None else markup.name(found.tensor),
+    first = "–" if found is None else f"{markup.name(found.tensor)}{words.or_hidden(found)}"
+    return (link, f"{len(candidate.tensors):,}", f"{bad:,}", first,
             words.number(None if at is None or at.accumulated is None else at.accumulated.rel_l2),
             "–" if at is None else markup.name(at.tensor))
 

@@ -52,6 +52,8 @@ def _figures(candidate: Candidate, layer: Layer) -> Iterator[tuple[str, str]]:
     found = candidate.first_bad
     if found is not None and found.tensor == layer.tensor:
         yield "first bad", words.KINDS[found.kind]
+        if found.region:
+            yield "first bad region", words.region(found)
     if layer.local is not None:
         floor = "" if layer.floor is None else f" (accepted up to {words.floor(layer)})"
         yield "local error", words.number(layer.local.rel_l2) + floor

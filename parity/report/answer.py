@@ -6,7 +6,7 @@ import shlex
 from pathlib import PurePath
 
 from parity.report import repairs, words
-from parity.report.record import Candidate, Report
+from parity.report.record import Candidate, FirstBad, Report
 from parity.targets import VARIANTS
 
 
@@ -103,13 +103,23 @@ def _look(shown: Candidate) -> str:
     if found is None:
         return ("Nothing to do: the outputs agree." if words.mark(shown) == "good" else
                 "Look in the layer table at where the accumulated error grows.")
+    look = _between(found) if found.region else _at(shown, found)
+    return look + (" With --strict, the run fails on it." if words.mark(shown) == "warn" else "")
+
+
+def _between(found: FirstBad) -> str:
+    start = ", ".join(map(words.visible, found.after[:2])) or "the weights"
+    return (f"Look between {start} and {words.visible(found.tensor)}: have more tensors of these "
+            f"{len(found.region):,} nodes shown or saved.")
+
+
+def _at(shown: Candidate, found: FirstBad) -> str:
     place = words.visible(found.source or found.node or found.tensor)
     op = words.visible(found.op) or "it"
-    look = {"implementation": f"Compare how {words.target(shown)} computes {op} at {place} with the model.",
+    return {"implementation": f"Compare how {words.target(shown)} computes {op} at {place} with the model.",
             "precision": f"Look at the value range at {place}: the number format loses it.",
             "nonfinite": f"Look at what overflows at {place}: its inputs are still finite.",
             "export": f"Export again, and look at what becomes of {place}: no runtime made this."}[found.kind]
-    return look + (" With --strict, the run fails on it." if words.mark(shown) == "warn" else "")
 
 
 def _fixable(candidate: Candidate) -> bool:

@@ -81,9 +81,10 @@ def task_results(judges: Sequence[str], limits: Mapping[str, float], reference: 
 
 def first_bad_of(found: Divergence, kind: Kind) -> FirstBad:
     """The tensor to name."""
-    node = found.node
+    node, region = found.node, found.region
     return FirstBad(found.tensor, node.proto.name, node.op, found.index, kind, found.accumulated, found.local,
-                    place_of(node).source)
+                    place_of(node).source, () if region is None else region.tensors,
+                    () if region is None else region.after)
 
 
 def first_bad_in(search: Search, flat: Model, watched: Mapping[str, Comparison | None], limit: float,
@@ -102,8 +103,9 @@ def first_bad_in(search: Search, flat: Model, watched: Mapping[str, Comparison |
     tensor = search.region.wrong
     node, beside = flat.graph.producer[tensor], watched.get(tensor)
     kind: Kind = "precision" if beside is None or beside.rel_l2 > limit else "implementation"
+    between = search.region.nodes if len(search.region.nodes) > 1 else ()
     return FirstBad(tensor, node.proto.name, node.op, node.index, kind, search.region.comparison, None,
-                    place_of(node).source)
+                    place_of(node).source, tuple(n.outputs[0] for n in between), search.region.right if between else ())
 
 
 _FOUND = ("Watching changes the result by as much as the error itself, so a few tensors at a time were marked, in {} "

@@ -105,8 +105,9 @@ def _target_row(place: int, candidate: Candidate) -> Sequence[str]:
     link = f"<a href='#target-{place}' data-candidate='{place}'>{name}</a>" if candidate.status == "ok" else name
     forecast = " <small>emulated: a forecast</small>" if candidate.emulated else ""
     found = candidate.first_bad
-    return (link + forecast, markup.badge(words.mark(candidate), words.verdict(candidate)),
-            f"{markup.name(found.tensor)} <small>{markup.text(found.op)}</small>" if found else "–",
+    bad = "–" if found is None else (
+        f"{markup.name(found.tensor)} <small>{markup.text(found.op)}{words.or_hidden(found)}</small>")
+    return (link + forecast, markup.badge(words.mark(candidate), words.verdict(candidate)), bad,
             words.number(worst), markup.text(words.timing(candidate)))
 
 
@@ -133,7 +134,8 @@ def _first_bad(report: Report, candidate: Candidate) -> str:
     rows = [("node", f"{markup.name(found.node or '(unnamed)')} <small>{found.index:,} of {nodes:,}</small>"),
             ("operator", markup.text(found.op)),
             *((label, markup.text(value)) for label, value in words.figures(found, words.blamed_layer(candidate)))]
-    return (f"<div class='blame'><h3>First bad layer</h3><p class='culprit'>{markup.name(found.tensor)}</p>"
+    return (f"<div class='blame'><h3>First bad layer</h3><p class='culprit'>{markup.name(found.tensor)}"
+            f"{markup.text(words.or_hidden(found))}</p>"
             f"{markup.pairs(rows)}<p><a href='#layers' data-first>Show it in the layer table</a></p></div>")
 
 

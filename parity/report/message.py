@@ -74,6 +74,7 @@ def account(report: Report, candidate: Candidate) -> list[tuple[str, str]]:
         at = f", {words.visible(found.source)}" if found.source else ""
         nodes = (candidate.model or report.model).nodes
         lines.append(("first bad", f"{words.blamed(found)}, node {found.index:,} of {nodes:,}{at}"))
+        lines += [("region", words.region(found))] if found.region else []
         lines.append(("kind", words.KINDS[found.kind]))
         if layer is not None and layer.share is not None:
             lines.append(("share", f"{shares.percent(layer.share)} of the output error"))

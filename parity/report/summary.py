@@ -44,7 +44,8 @@ def _row(candidate: Candidate) -> tuple[str, ...]:
             f"{_SIGNS[words.mark(candidate)]} {escaped(words.verdict(candidate))}",
             code(output.tensor) if output is not None else "–", words.number(error),
             escaped("–" if output is None else words.limit(output)),
-            f"{code(found.tensor)} ({escaped(found.op)})" if found is not None else "–", words.timing(candidate))
+            "–" if found is None else f"{code(found.tensor)} ({escaped(found.op)}){words.or_hidden(found)}",
+            words.timing(candidate))
 
 
 def code(text: str) -> str:

@@ -108,13 +108,36 @@ def verdict(candidate: Candidate) -> str:
 
 
 def blamed(found: FirstBad) -> str:
-    """The first bad layer by tensor and operator."""
-    return f"{visible(found.tensor)} ({visible(found.op)})" if found.op else visible(found.tensor)
+    """The first bad layer by tensor and operator, and that it may be a hidden one."""
+    name = f"{visible(found.tensor)} ({visible(found.op)})" if found.op else visible(found.tensor)
+    return name + or_hidden(found)
+
+
+def or_hidden(found: FirstBad) -> str:
+    """What to put after the tensor's name where the fault may be in a node before it that shows nothing."""
+    if not found.region:
+        return ""
+    others = len(found.region) - 1
+    return f", or {'the hidden node' if others == 1 else f'one of the {others:,} hidden nodes'} before it"
+
+
+_NAMED = 6
+
+
+def region(found: FirstBad) -> str:
+    """The nodes among which the fault is, as "one of the 3 nodes after a: b, c, d"; empty where it is known."""
+    if not found.region:
+        return ""
+    nodes = [visible(name) for name in found.region]
+    named = [*nodes[:_NAMED - 2], "…", nodes[-1]] if len(nodes) > _NAMED else nodes
+    after = ", ".join(map(visible, found.after[:_NAMED])) + ("…" if len(found.after) > _NAMED else "")
+    return f"one of the {len(nodes):,} nodes after {after or 'the weights'}: {', '.join(named)}"
 
 
 def figures(found: FirstBad, layer: Layer | None) -> list[tuple[str, str]]:
     """The first bad layer's figures as (label, value), in reading order; `layer` is its entry among the tensors."""
-    rows = [("kind", KINDS[found.kind])]
+    rows = [("region", f"{region(found)}; only the last is visible")] if found.region else []
+    rows.append(("kind", KINDS[found.kind]))
     floor = layer.floor if layer else None
     if found.local is not None:
         own = own_error(layer) if layer else found.local.rel_l2

@@ -15,8 +15,9 @@ import torch
 
 from parity.errors import FeedError, ModelError
 from parity.graph.executor import Executor
-from parity.graph.model import Model, temporary_folder
+from parity.graph.model import Model
 from parity.graph.ops.call import from_numpy, is_tensor, to_numpy
+from parity.graph.scratch import temporary_folder
 from parity.source_model.layout import distance
 from parity.source_model.place import frames_of
 from parity.source_model.source import SourceModel

@@ -14,7 +14,8 @@ import numpy as np
 
 from parity.backends.base import Capture, Chunk, Feed, RunOptions
 from parity.errors import BackendUnavailable
-from parity.graph.model import Model, temporary_folder
+from parity.graph.model import Model
+from parity.graph.scratch import temporary_folder
 from parity.targets import Target
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from onnx import TensorProto
 
 from parity.backends.base import RunOptions
-from parity.backends.ort import InProcess, OnnxRuntime, OrtSession, may_crash
+from parity.backends.ort import InProcess, OnnxRuntime, OrtSession
 from parity.backends.providers import CPU, placed
 from parity.backends.trt import driver
 from parity.errors import BackendFailed, BackendUnavailable
@@ -19,7 +20,7 @@ from parity.graph.feeds import seeded_feed
 from parity.graph.model import Model
 from parity.graph.survey import survey
 from parity.targets import Target
-from tests.builders import CHAIN, chain, declared, node, proto_of
+from tests.builders import CHAIN, chain, declared, node, proto_of, saved
 
 
 def session_of(proto: Any, memory: int = 2**30, level: str = "all", seed: int = 0) -> tuple[OrtSession, Any, Any]:
@@ -190,20 +191,6 @@ def test_a_provider_without_a_node_does_not_run() -> None:
         placed("cuda", CUDA, {CPU: 9})
 
 
-@pytest.mark.parametrize(("lines", "lethal"), [
-    ([node("Split", ["x"], ["", "y"], axis=1, num_outputs=2)], True),
-    ([node("Split", ["x"], ["y", ""], axis=1, num_outputs=2)], True),
-    ([node("Split", ["x"], ["y", "z"], axis=1, num_outputs=2)], False),
-    ([node("LSTM", ["x", "w", "r"], ["", "y"], hidden_size=3)], False),
-    ([node("Frobnicate", ["x"], ["", "y"], domain="custom")], False),
-])
-def test_models_that_may_crash_it_are_known(lines: Any, lethal: bool) -> None:
-    """An output left out that the operator's schema does not call optional is what brings ONNX Runtime down."""
-    proto = proto_of(lines, weights={"w": np.ones((1, 12, 4), np.float32), "r": np.ones((1, 12, 3), np.float32)},
-                     opset=18, domains={"custom": 1})
-    assert may_crash(Model.from_proto(proto)) is lethal
-
-
 def test_a_model_that_kills_onnxruntime_is_a_failed_row(tmp_path: Path) -> None:
     """The process that compares lives on, says what happened, and runs the other candidates."""
     from parity.compare import Options, compare
@@ -217,6 +204,23 @@ def test_a_model_that_kills_onnxruntime_is_a_failed_row(tmp_path: Path) -> None:
     killed, other = report.candidates
     assert (killed.status, other.status, report.verdict) == ("failed", "ok", "error")
     assert "onnxruntime died of SIGSEGV while it was running the model" in killed.reason
+
+
+@pytest.mark.parametrize("op", ["Div", "Mod"])
+def test_an_integer_that_the_processor_cannot_divide_is_a_failed_row(op: str) -> None:
+    """ONNX Runtime dies of the least integer by -1; parity says so, and the reference wraps as C does."""
+    from parity.compare import Options, compare
+    from parity.contenders import Contender
+
+    kinds = [declared(name, (9,), TensorProto.INT64) for name in ("x", "z", "y")]
+    model = Model.from_proto(proto_of([node(op, ["x", "z"], ["y"])], kinds[:2], kinds[2:]))
+    feed = {"x": np.full(9, -2**63), "z": np.full(9, -1)}
+    report = compare(model, [Contender(Target("onnxruntime")), Contender(Target("pytorch"))], [feed], [],
+                     options=Options(RunOptions(threads=1)))
+    killed, other = report.candidates
+    assert (killed.status, other.status, report.verdict) == ("failed", "ok", "error")
+    assert "onnxruntime died of SIGFPE while it was running the model" in killed.reason
+    assert "look at Div and Mod" in killed.reason
 
 
 def test_a_refused_model_is_one_line() -> None:
@@ -235,6 +239,27 @@ def test_a_failing_run_is_one_line() -> None:
         session.run({"x": np.ones((2, 3), np.float32)})
     assert "\n" not in caught.value.message
     assert caught.value.hint
+
+
+def test_a_full_folder_of_temporary_files_is_told(tmp_path: Path) -> None:
+    """The watched run needs room for weights and cut models; without it the row has failed, in one line."""
+    from parity.compare import Options, compare
+    from parity.contenders import Contender
+
+    weights = {"w": np.ones((3, 4096), np.float32)}
+    path = saved(tmp_path / "m.onnx", proto_of([node("MatMul", ["x", "w"], ["a"]), node("Relu", ["a"], ["y"])],
+                                              weights=weights))
+    feed = {"x": np.ones((2, 3), np.float32)}
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1024, hard))
+    try:
+        report = compare(Model.load(path), [Contender(Target("onnxruntime"))], [feed], [],
+                         options=Options(RunOptions(threads=1)))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert report.candidates[0].status == "failed"
+    assert "temporary files cannot be written to" in report.candidates[0].reason
+    assert "TMPDIR" in report.candidates[0].reason
 
 
 def test_what_is_written_goes_away_with_the_session() -> None:

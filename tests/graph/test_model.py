@@ -15,7 +15,8 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_h
 
 from parity.errors import ModelError
 from parity.graph.graph import TensorSpec
-from parity.graph.model import Model, temporary_folder
+from parity.graph.model import Model
+from parity.graph.scratch import temporary_folder
 from parity.graph.weights import dtype_of, read_weight
 
 OPSET = 17

@@ -118,6 +118,16 @@ def hidden() -> Candidate:
     return replace(bad(), target="faulty.onnx", verdict="parity", outputs=(output("logits", 2e-6),))
 
 
+def fused() -> Candidate:
+    """A candidate that hides the tensors before the first bad one."""
+    candidate = bad()
+    assert candidate.first_bad is not None
+    region = tuple(found.tensor for found in candidate.tensors[9:18])
+    found = replace(candidate.first_bad, region=region, after=(candidate.tensors[8].tensor,))
+    shown = tuple(found for i, found in enumerate(candidate.tensors) if not 9 <= i < 17)
+    return replace(candidate, target="tensorrt:fp16", tensors=shown, first_bad=found)
+
+
 def unavailable() -> Candidate:
     """A candidate that cannot run here."""
     return Candidate("tensorrt:fp16", "unavailable",
@@ -263,6 +273,7 @@ EVERY = {
     "parity": report(good()),
     "divergence": report(bad()),
     "hidden": report(hidden()),
+    "fused": report(fused()),
     "unavailable": report(unavailable()),
     "mixed": report(good(), bad(), unavailable(), emulated()),
     "nonfinite": report(nonfinite()),

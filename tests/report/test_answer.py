@@ -6,9 +6,13 @@ from dataclasses import replace
 
 import pytest
 
+from parity.errors import Diverged
 from parity.report import answer
+from parity.report.html import render
 from parity.report.record import FirstBad, ModelFacts, Report
+from parity.report.summary import summary
 from tests.report import samples
+from tests.report.test_text import printed
 
 
 def low(precision: str = "int8", **said: object) -> Report:
@@ -32,6 +36,21 @@ def test_what_cannot_be_fixed_does_not_lead_to_fix() -> None:
     for report in (samples.EVERY["parity"], samples.EVERY["hidden"], low(model=other),
                    samples.report(replace(samples.bad(), target="onnxruntime"))):
         assert "parity fix" not in answer.next_step(report)
+
+
+def test_a_fault_among_hidden_nodes_is_not_pinned_on_one() -> None:
+    """Every place that names the first bad layer says that a hidden node may be it, and leads there."""
+    report = samples.EVERY["fused"]
+    or_hidden, region = "or one of the 8 hidden nodes before it", "one of the 9 nodes after /layer1/Conv_8_output_0: "
+    assert or_hidden in answer.headline(report)
+    assert "Look between /layer1/Conv_8_output_0 and /layer2/BatchNormalization_17_output_0" in answer.next_step(report)
+    with pytest.raises(Diverged) as told:
+        report.raise_if_diverged()
+    for text in (str(told.value), render(report)):
+        assert or_hidden in text
+        assert region in text
+    assert region in " ".join(printed(report, 200).split())
+    assert or_hidden in summary(report).partition("| target |")[2]
 
 
 def test_a_path_is_quoted_for_the_shell() -> None:
@@ -69,7 +88,7 @@ def test_a_run_for_a_fix_that_fails() -> None:
     assert answer.mark(report) == "bad"
     untrained = replace(report, candidates=(replace(report.candidates[0], fixes=tuple(
         replace(fix, training={}) for fix in report.candidates[0].fixes)),))
-    assert answer.next_step(untrained).startswith("Allow more trials")
+    assert answer.next_step(untrained).startswith("Let more layers be kept (--max-kept)")
 
 
 def test_a_run_for_a_fix_that_found_none_or_needs_none() -> None:
@@ -82,7 +101,7 @@ def test_a_run_for_a_fix_that_found_none_or_needs_none() -> None:
     hopeless = replace(low(), command=command)
     assert answer.headline(hopeless) == "No fix was found on onnxruntime:int8."
     assert answer.mark(hopeless) == "bad"
-    assert answer.next_step(hopeless).startswith("Allow more trials")
+    assert answer.next_step(hopeless).startswith("Let more layers be kept (--max-kept)")
 
 
 def test_an_interrupted_run_for_a_fix() -> None:

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from parity.graph.executor import Executor
-from parity.graph.model import Model, temporary_folder
+from parity.graph.model import Model
 from parity.graph.ops.call import Arithmetic
+from parity.graph.scratch import temporary_folder
 from parity.graph.survey import survey
 from parity.source_model.layout import distance
 from parity.source_model.loading import source_of_module

@@ -14,6 +14,7 @@ from parity.backends.trt.library import Library
 from parity.errors import BackendFailed
 from parity.graph.graph import Node
 from parity.graph.model import Model
+from parity.graph.scratch import told
 from parity.precision.plan import all_nodes
 
 _WEIGHTS = "weights.bin"
@@ -70,19 +71,21 @@ def written(model: Model, folder: Path, name: str) -> Source:
     """Write a model with each node named by its first output, so that whatever TensorRT says leads back to a tensor.
 
     Raises:
-        ModelError: the model cannot be written.
+        ModelError: the model is too large for one file.
+        OutputError: the folder of temporary files is full.
     """
-    home = folder / name
-    home.mkdir()
-    copy = model.externalised(home, _WEIGHTS)
-    _name_nodes(copy.proto.graph)
-    path = home / "model.onnx"
-    copy.save(path)
-    digest = hashlib.sha256()
-    for part in (path, home / _WEIGHTS):
-        with part.open("rb") as content:
-            while block := content.read(2**20):
-                digest.update(block)
+    with told():
+        home = folder / name
+        home.mkdir()
+        copy = model.externalised(home, _WEIGHTS)
+        _name_nodes(copy.proto.graph)
+        path = home / "model.onnx"
+        copy.save(path)
+        digest = hashlib.sha256()
+        for part in (path, home / _WEIGHTS):
+            with part.open("rb") as content:
+                while block := content.read(2**20):
+                    digest.update(block)
     return Source(path, model, digest.hexdigest())
 
 

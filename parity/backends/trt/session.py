@@ -20,7 +20,8 @@ from parity.backends.trt.network import Network, Source, parsed, written
 from parity.backends.trt.run import Engine, dtype_of
 from parity.backends.trt.watch import watched
 from parity.errors import BackendUnavailable
-from parity.graph.model import Model, temporary_folder
+from parity.graph.model import Model
+from parity.graph.scratch import temporary_folder
 from parity.precision.prepare import FUSED_CONV, unfused
 from parity.targets import Target
 

@@ -48,20 +48,30 @@ def erf(_: Call, x: Tensor) -> Tensor:
 @tensor_kernel("Div")
 @via_int64
 def div(_: Call, x: Tensor, y: Tensor) -> Tensor:
-    """Quotient; of integers rounded towards zero."""
-    return torch.div(x, y) if x.is_floating_point() else torch.div(x, y, rounding_mode="trunc")
+    """Quotient; of integers rounded towards zero, 0 where the divisor is 0, wrapped where it does not fit the type."""
+    if x.is_floating_point():
+        return torch.div(x, y)
+    negated = _is_minus_one(y)
+    quotient = torch.div(x, torch.where((y == 0) | negated, 1, y), rounding_mode="trunc")  # either may trap
+    return torch.where(y == 0, 0, torch.where(negated, -x, quotient))
 
 
 @tensor_kernel("Mod")
 @via_int64
 def mod(call: Call, x: Tensor, y: Tensor) -> Tensor:
-    """Remainder, with the sign of the dividend (`fmod` = 1) or of the divisor."""
+    """Remainder, with the sign of the dividend (`fmod` = 1) or of the divisor; of integers 0 where the divisor is 0."""
+    if not x.is_floating_point():
+        function = torch.fmod if call.integer("fmod") else torch.remainder
+        # Of 1 and of -1 it is 0, as is wanted of 0, by which as by -1 a processor may trap.
+        return function(x, torch.where((y == 0) | _is_minus_one(y), 1, y))
     if call.integer("fmod"):
         return torch.fmod(x, y)
     remainder = torch.remainder(x, y)
-    if not x.is_floating_point():
-        return remainder
     return torch.where(remainder == 0, torch.copysign(remainder, y), remainder)
+
+
+def _is_minus_one(x: Tensor) -> Tensor:
+    return x == -1 if x.dtype.is_signed else torch.zeros_like(x, dtype=torch.bool)
 
 
 @tensor_kernel("Pow")

@@ -23,7 +23,8 @@ def _sum(x: Tensor, axes: list[int], keep: bool) -> Tensor:
 def _mean(x: Tensor, axes: list[int], keep: bool) -> Tensor:
     if x.is_floating_point():
         return torch.mean(x, axes, keep)
-    return torch.div(_sum(x, axes, keep), prod(x.shape[a] for a in axes), rounding_mode="trunc").to(x.dtype)
+    count = prod(x.shape[a] for a in axes) or 1  # of nothing the mean is 0
+    return torch.div(_sum(x, axes, keep), count, rounding_mode="trunc").to(x.dtype)
 
 
 def _product(x: Tensor, axes: list[int], keep: bool) -> Tensor:

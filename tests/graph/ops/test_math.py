@@ -80,6 +80,16 @@ def test_mod_of_integers(dtype: type[np.integer]) -> None:
     check("Mod", [x, y], 13, fmod=1)
 
 
+@pytest.mark.parametrize("dtype", [np.int8, np.int16, np.int32, np.int64])
+def test_what_a_processor_cannot_divide(dtype: type[np.integer]) -> None:
+    """The least integer by -1 wraps, and by 0 all is 0, as numpy has it: neither traps."""
+    least = np.iinfo(dtype).min
+    x, y = np.tile(np.array([least, 5, 7], dtype), 9), np.tile(np.array([-1, 0, -2], dtype), 9)
+    for op, attributes, want in (("Div", {}, [least, 0, -3]), ("Mod", {}, [0, 0, -1]), ("Mod", {"fmod": 1}, [0, 0, 1])):
+        [got] = on_torch(op, [x, y], 14, attributes)
+        np.testing.assert_array_equal(got, np.tile(np.array(want, dtype), 9))
+
+
 def test_mod_of_floats() -> None:
     """`fmod` follows C; without it, opset 28 follows Python down to the sign of zero."""
     x, y = np.array([5.5, -5.5, 5.5, -6.0], np.float32), np.array([2.0, 2.0, -2.0, 3.0], np.float32)
