@@ -73,6 +73,11 @@ class Mending:
         return any(s.fix.passed for s in self.solutions)
 
     @property
+    def fewest(self) -> int | None:
+        """The least number of layers that a fix keeps which passes on the target; None where none does."""
+        return min((len(s.fix.kept) for s in self.solutions if s.fix.passed), default=None)
+
+    @property
     def spare(self) -> bool:
         """Whether the emulator may be run for yet another way to make the variant."""
         return self.problem.limits.extra > 0 or self.trials < self.problem.limits.trials

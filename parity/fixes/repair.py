@@ -36,6 +36,10 @@ _NOISY, _NEAR = 1e-2, 1e-3
 _DRAWN = 0.1
 # An attempt that leaves more of the error than this does not help.
 _HELPS = 0.9
+# Share of the trials for one way to make the variant where others wait: most, for it is the likeliest.
+_FIRST = 0.75
+# With so many trials left for each layer, a search for a fix that keeps fewer costs next to nothing.
+_CHEAP = 5
 
 
 def repair(problem: Problem, save: Callable[[Solution], None], progress: Progress) -> Outcome:
@@ -117,33 +121,38 @@ def _finite(value: np.ndarray) -> bool:
 def _attempts(mending: Mending, base: Emulation) -> list[Emulation]:
     """Ways to make the variant, the one that does best with no layer kept first; what passes on the target ends it."""
     if mending.problem.target.precision != "int8":
-        found = [base, *_patched(mending, base)]
-        return [_best(mending, found, base)]
-    first: Emulation = base
-    others: list[Emulation] = []
-    if saturates(mending, mending.before.error, base.baseline) and mending.spare:
-        narrower = mending.emulated(seven_bits(base.attempt))
-        better = mending.on_target(narrower).after < mending.before.error
-        first, others = (narrower, [base]) if better else (base, [narrower])
-    found = [first, *([] if mending.passed else _calibrated(mending, first))]
-    return [_best(mending, found, first), *others]
+        return _best_first(mending, [base, *_patched(mending, base)])
+    if not (saturates(mending, mending.before.error, base.baseline) and mending.spare):
+        return _best_first(mending, [base, *_calibrated(mending, base)])
+    narrower = mending.emulated(seven_bits(base.attempt))
+    if not mending.on_target(narrower).after < mending.before.error:
+        return [*_best_first(mending, [base, *_calibrated(mending, base)]), narrower]
+    return [*_best_first(mending, [narrower, *([] if mending.passed else _calibrated(mending, narrower))]), base]
 
 
-def _best(mending: Mending, found: Sequence[Emulation], known: Emulation) -> Emulation:
-    """The best of some on the emulator; it is run on the target, too, where that was not done."""
+def _best_first(mending: Mending, found: Sequence[Emulation]) -> list[Emulation]:
+    """The best of some on the emulator, and the first, which has been run on the target already."""
     best = min(found, key=lambda e: e.baseline)
-    if best is not known and not mending.passed:
-        mending.on_target(best)
-    return best
+    if best is found[0]:
+        return [best]
+    mending.on_target(best)
+    return [best, found[0]]
 
 
 def _select(mending: Mending, attempts: Sequence[Emulation]) -> None:
-    """Search for the layers to keep in one attempt after the other, until a set passes on the target."""
+    """Search for the layers to keep in one attempt after the other, until a set passes on the target.
+
+    Where trials are cheap the others are searched for a smaller set then.
+    """
     left, narrow = list(attempts), any(e.attempt.settings.reduce_range for e in attempts)
-    while left and not mending.passed:
+    cheap = True
+    while left and mending.fewest != 0 and (cheap or not mending.passed):
         emulation = left.pop(0)
-        if keep_layers(mending, emulation, 1 / (1 + len(left)), unless_saturated=not narrow and mending.spare):
-            left, narrow = [mending.emulated(seven_bits(emulation.attempt)), emulation], True
+        wide = not narrow and mending.spare
+        found = keep_layers(mending, emulation, _FIRST if left else 1.0, unless_saturated=wide)
+        cheap = found.left > _CHEAP * len(emulation.groups)
+        if found.saturated:
+            left, narrow = [mending.emulated(seven_bits(emulation.attempt)), emulation, *left], True
 
 
 def _calibrated(mending: Mending, base: Emulation) -> list[Emulation]:

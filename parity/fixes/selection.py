@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from parity.fixes.account import Account
 from parity.fixes.attempt import Emulation
@@ -31,23 +32,34 @@ def saturates(mending: Mending, measured: float, emulated: float) -> bool:
     return low == "int8" and measured > _SATURATED * max(emulated, 1 / _SATURATED)
 
 
-def keep_layers(mending: Mending, emulation: Emulation, share: float, *, unless_saturated: bool) -> bool:
+@dataclass(frozen=True)
+class Selected:
+    """How a search ended.
+
+    Attributes:
+        saturated: that it stopped because the runtime's kernels lose more than the format.
+        left: trials that it had left.
+    """
+
+    saturated: bool
+    left: int
+
+
+def keep_layers(mending: Mending, emulation: Emulation, share: float, *, unless_saturated: bool) -> Selected:
     """Search for the layers to keep, until a set passes on the target or the limits are reached.
+
+    Where a fix passes already, only smaller sets are looked for.
 
     Args:
         mending: notes what was tried.
         emulation: with no layer kept.
         share: of the trials that are left, so many may be used.
         unless_saturated: stop where the runtime's kernels turn out to lose more than the format.
-
-    Returns:
-        Whether it stopped for that.
     """
     selection = _Selection(mending, emulation, share)
-    try:
-        return selection.search(unless_saturated=unless_saturated)
-    finally:
-        mending.trials += selection.trials.tried
+    saturated = selection.search(unless_saturated=unless_saturated)
+    mending.trials += selection.trials.tried
+    return Selected(saturated, selection.trials.left)
 
 
 class _Selection:
@@ -58,7 +70,8 @@ class _Selection:
         self._account, journal = mending.priced(emulation)
         self._groups = {group.name: group for group in emulation.groups}
         self._first, self._order = _ordered(emulation, self._account)
-        self._most = int(mending.problem.limits.kept * len(self._groups))
+        most = int(mending.problem.limits.kept * len(self._groups))
+        self._most = most if mending.fewest is None else min(most, mending.fewest - 1)
         self._unseen: dict[frozenset[str], float] = {}
         self._tried = False
         self._missed = mending.missed[emulation]
@@ -68,7 +81,7 @@ class _Selection:
         self.trials.known[frozenset()] = emulation.baseline
 
     def search(self, *, unless_saturated: bool) -> bool:
-        """As `keep_layers`."""
+        """Whether it stopped because the runtime's kernels lose more than the format."""
         limit, most = self._kinder, self._kinder  # of the search; of what may be tried on the target
         found: Found[str] | None = None
         while self._mending.runs.left > 1 and limit > 0:
@@ -99,7 +112,7 @@ class _Selection:
         for chosen in sorted(enough, key=lambda s: self.trials.known[s])[:_LAST]:
             if self._mending.runs.left > 1 and self._passes_unseen(chosen) and self._on_target(chosen).passed:
                 return
-        if not self._tried and least is not None and self._mending.runs.left > 0:
+        if not self._tried and not self._mending.passed and least is not None and self._mending.runs.left > 0:
             self._on_target(least)
 
     def _on_target(self, chosen: frozenset[str]) -> Fix:
