@@ -19,7 +19,7 @@ from pathlib import Path, PurePath
 from typing import Final
 
 from parity.errors import ParityError, UsageError
-from parity.pytest_plugin.case import KEEPING, Case, located
+from parity.pytest_plugin.case import Case, located
 from parity.targets import Target
 
 FILE = "parity.toml"
@@ -68,7 +68,9 @@ def pairs_in(path: Path) -> list[Pair]:
         raise UsageError(f"{path} cannot be read ({error})", "Mend the file.") from error
     table = data if path.name == FILE else data.get("tool", {}).get("parity", {})
     try:
-        found = list(_pairs(table, path.parent))
+        found = list(_pairs(table, path.parent)) if table else []
+        if not found and (table or path.name == FILE):
+            raise UsageError("no model is listed", 'Write path = "model.onnx" under [[model]].')
     except ParityError as error:
         raise UsageError(f"{path.name}: {error.message}", error.hint) from error
     twice = [name for name, count in Counter(pair.name for pair in found).items() if count > 1]
@@ -95,12 +97,17 @@ def _pairs(table: Mapping[str, object], folder: Path) -> Iterator[Pair]:
         if not isinstance(path, str):
             raise UsageError("a model has no `path`", 'Write path = "model.onnx" under [[model]].')
         _check(own, path, _KINDS.keys())
-        yield from _pairs_of({"name": str(PurePath(path).with_suffix("")), **shared, **own}, folder)
+        try:
+            yield from _pairs_of({"name": str(PurePath(path).with_suffix("")), **shared, **own}, folder)
+        except ParityError as error:
+            raise UsageError(f"{path}: {error.message}", error.hint) from error
 
 
 def _pairs_of(table: Mapping[str, object], folder: Path) -> Iterator[Pair]:
     targets = table.get("targets", ["onnxruntime"])
     assert isinstance(targets, list)  # noqa: S101 - _check looked
+    if not targets:
+        raise UsageError("targets is empty, so there is nothing to compare", 'Write e.g. targets = ["onnxruntime"].')
     plain = {key: value for key, value in table.items() if key in _FIELDS}
     for target in targets:
         Target.parse(target)
@@ -133,5 +140,3 @@ def _check(table: Mapping[str, object], where: str, known: Collection[str]) -> N
             raise UsageError(f"`{key}` of {where} is {value!r}, not {meaning}", "Mend the entry.")
         if kind is list and not all(isinstance(item, str) for item in value):  # type: ignore[attr-defined]
             raise UsageError(f"`{key}` of {where} holds something else than text", f"Write {meaning}.")
-    if table.get("baseline", "off") not in KEEPING:
-        raise UsageError(f"`baseline` of {where} is {table['baseline']!r}", f"Known: {', '.join(KEEPING)}.")

@@ -64,7 +64,16 @@ def test_pyproject_lists_models_too_and_need_not(tmp_path: Path) -> None:
     ("[[model]]\npath = 'm.onnx'\ntargets = [3]", "something else than text"),
     ("[[model]]\npath = 'm.onnx'\ntargets = ['onnxruntime:fp17']", "unknown precision 'fp17'"),
     ("[[model]]\npath = 'm.onnx'\nseed = true", "not a number"),
-    ("[[model]]\npath = 'm.onnx'\nbaseline = 'never'", "`baseline` of m.onnx is 'never'"),
+    ("[[model]]\npath = 'm.onnx'\nbaseline = 'never'", "m.onnx: baseline='never' is unknown. Known: optional"),
+    ("[[model]]\npath = 'm.onnx'\ntargets = []", "m.onnx: targets is empty"),
+    ("targets = ['onnxruntime']", "no model is listed"), ("", "no model is listed"),
+    ("[[model]]\npath = 'm.onnx'\nsamples = 0", "m.onnx: samples=0 makes no sense"),
+    ("[[model]]\npath = 'm.onnx'\nthreads = 0", "from 1 to 1024"),
+    ("[[model]]\npath = 'm.onnx'\noptimization = 'fast'", "Known: off, basic, extended, all"),
+    ("[[model]]\npath = 'm.onnx'\nseed = -1", "seed=-1 makes no sense"),
+    ("[[model]]\npath = 'm.onnx'\ntolerance = true", "not text, a list of texts or a table"),
+    ("[[model]]\npath = 'm.onnx'\ntolerance = { rel_l2 = true }", "tolerance of rel_l2 is True"),
+    ("[[model]]\npath = 'm.onnx'\nshapes = { x = '1x8' }", "the shape of x is '1x8'"),
     ("[[model]]\npath = 'm.onnx'\ntolerance = { 'tensorrt' = { rel_l2 = 1.0 } }", "none of the targets"),
     ("[[model]]\npath = 'm.onnx'\n[[model]]\npath = 'm.onnx'", "two tests are called m[onnxruntime]")])
 def test_a_list_that_makes_no_sense_is_refused(tmp_path: Path, text: str, words: str) -> None:
