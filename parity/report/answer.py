@@ -91,7 +91,9 @@ def next_step(report: Report) -> str:
     if report.verdict == "error" or chosen is None:
         return f"Make {words.visible(missing.target)} run ({words.line(missing.reason)})." if missing else (
             "Check the targets.")
-    return step_for(report, report.candidates[chosen])
+    shown = report.candidates[chosen]
+    hidden = words.mark(shown) == "warn" and not shown.fixes
+    return step_for(report, shown) + (" With --strict, the run fails on it." if hidden else "")
 
 
 def step_for(report: Report, shown: Candidate) -> str:
@@ -113,11 +115,10 @@ def _look(shown: Candidate) -> str:
                 "Look in the layer table at where the accumulated error grows.")
     place = words.visible(found.source or found.node or found.tensor)
     op = words.visible(found.op) or "it"
-    look = {"implementation": f"Compare how {words.target(shown)} computes {op} at {place} with the model.",
+    return {"implementation": f"Compare how {words.target(shown)} computes {op} at {place} with the model.",
             "precision": f"Look at the value range at {place}: the number format loses it.",
             "nonfinite": f"Look at what overflows at {place}: its inputs are still finite.",
             "export": f"Export again, and look at what becomes of {place}: no runtime made this."}[found.kind]
-    return look + (" With --strict, the run fails on it." if words.mark(shown) == "warn" else "")
 
 
 def _fixable(candidate: Candidate) -> bool:

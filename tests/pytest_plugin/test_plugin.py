@@ -71,6 +71,7 @@ def test_strict_fails_on_what_the_outputs_hide(project: Project) -> None:
     result = project.run()
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(["test_models.py:5: Diverged", "*1 failed*"])
+    assert not any("With --strict" in line for line in result.outlines)  # it is what the test did
 
 
 @pytest.mark.parametrize(("call", "words"), [
