@@ -81,8 +81,16 @@ class Case:
 def located(case: Case, folder: Path) -> Case:
     """The case with its paths taken from a folder: that of the file in which it is written."""
     candidates = [_at(c, folder) if is_file(c) else c for c in case.candidates]
-    return replace(case, model=_at(case.model, folder), candidates=candidates, inputs=_at(case.inputs, folder),
+    return replace(case, model=_at(case.model, folder), candidates=candidates, inputs=_inputs_at(case.inputs, folder),
                    labels=_at(case.labels, folder), calibration=_at(case.calibration, folder))
+
+
+def _inputs_at(inputs: AnyInputs | None, folder: Path) -> AnyInputs | None:
+    """A file's path, or that in NAME=FILE."""
+    if isinstance(inputs, str) and "=" in inputs and not (folder / inputs).exists():
+        name, _, file = inputs.partition("=")
+        return f"{name}={folder / file}"
+    return _at(inputs, folder)
 
 
 def _at(value: _Value, folder: Path) -> _Value | Path:

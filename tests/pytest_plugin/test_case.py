@@ -17,6 +17,7 @@ def test_paths_are_taken_from_the_folder_and_targets_are_left() -> None:
     case = located(written, Path("/p"))
     assert (case.model, case.inputs, case.labels) == (Path("/p/m.onnx"), Path("/p/in.npz"), Path("/p/l.npy"))
     assert list(case.candidates) == ["onnxruntime", Path("/p/sub/other.onnx"), Path("/abs/dump.npz")]
+    assert located(Case("m.onnx", inputs="x=sub/in.npy"), Path("/p")).inputs == "x=/p/sub/in.npy"
 
 
 @pytest.mark.parametrize(("target", "wanted", "expected"), [
