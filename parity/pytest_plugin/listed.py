@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path, PurePath
 from typing import Final
@@ -32,6 +32,7 @@ _KINDS: Final[Mapping[str, tuple[type | tuple[type, ...], str]]] = {
     "samples": (int, "a number"), "seed": (int, "a number"), "optimization": (str, "text"),
     "threads": (int, "a number"), "fixes": (bool, "true or false"), "strict": (bool, "true or false"),
     "baseline": (str, "text")}
+_DEFAULT: Final = ["onnxruntime"]  # targets of a model that says nothing else
 _OWN = frozenset({"path", "name"})  # of one model only
 _FIELDS = frozenset(f.name for f in fields(Case))
 
@@ -92,38 +93,45 @@ def _pairs(table: Mapping[str, object], folder: Path) -> Iterator[Pair]:
     models = table.get("model", [])
     if not isinstance(models, list) or not all(isinstance(m, dict) for m in models):
         raise UsageError("`model` is not a list of tables", "Write [[model]] before each model.")
+    listed = {target for each in (table, *models) for target in _texts(each.get("targets"))} | {*_DEFAULT}
     for own in models:
         path = own.get("path")
         if not isinstance(path, str):
             raise UsageError("a model has no `path`", 'Write path = "model.onnx" under [[model]].')
         _check(own, path, _KINDS.keys())
         try:
-            yield from _pairs_of({"name": str(PurePath(path).with_suffix("")), **shared, **own}, folder)
+            whole = {"name": str(PurePath(path).with_suffix("")), **shared, **own}
+            targets = _texts(whole.get("targets", _DEFAULT))
+            yield from _pairs_of(whole, targets if "tolerance" in own else listed, folder)
         except ParityError as error:
             raise UsageError(f"{path}: {error.message}", error.hint) from error
 
 
-def _pairs_of(table: Mapping[str, object], folder: Path) -> Iterator[Pair]:
-    targets = table.get("targets", ["onnxruntime"])
-    assert isinstance(targets, list)  # noqa: S101 - _check looked
+def _texts(value: object) -> list[str]:
+    return [each for each in value if isinstance(each, str)] if isinstance(value, list) else []
+
+
+def _pairs_of(table: Mapping[str, object], limited: Collection[str], folder: Path) -> Iterator[Pair]:
+    """A model on each of its targets; `limited` are those that its tolerance may name."""
+    targets = _texts(table.get("targets", _DEFAULT))
     if not targets:
         raise UsageError("targets is empty, so there is nothing to compare", 'Write e.g. targets = ["onnxruntime"].')
     plain = {key: value for key, value in table.items() if key in _FIELDS}
     for target in targets:
         Target.parse(target)
         told = {**plain, "model": table["path"], "candidates": [target],
-                "tolerance": _tolerance(table.get("tolerance", ()), target, targets)}
+                "tolerance": _tolerance(table.get("tolerance", ()), target, limited)}
         yield Pair(f"{table['name']}[{target}]", target, located(Case(**told), folder))  # type: ignore[arg-type]
 
 
-def _tolerance(told: object, target: str, targets: Sequence[str]) -> object:
+def _tolerance(told: object, target: str, targets: Collection[str]) -> object:
     """What a table says for one target: its own limits over those for all."""
     if not isinstance(told, dict):
         return told
     unknown = [key for key, value in told.items() if isinstance(value, dict) and key not in targets]
     if unknown:
         raise UsageError(f"`tolerance` names {unknown[0]!r}, which is none of the targets",
-                         f"Targets: {', '.join(targets)}.")
+                         f"Targets: {', '.join(sorted(targets))}.")
     return {**{k: v for k, v in told.items() if not isinstance(v, dict)}, **told.get(target, {})}
 
 

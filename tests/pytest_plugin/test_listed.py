@@ -48,6 +48,23 @@ name = "again"
     assert (pairs[2].case.tolerance, pairs[2].case.seed) == ("fp16", 4)
 
 
+def test_limits_of_all_models_may_be_for_targets_of_some(tmp_path: Path) -> None:
+    """A table at the top speaks of any target that is listed; a model's own only of its own."""
+    text = """
+tolerance = { rel_l2 = 1e-3, "onnxruntime:int8" = { rel_l2 = 0.5 } }
+[[model]]
+path = "a.onnx"
+[[model]]
+path = "b.onnx"
+targets = ["onnxruntime:int8"]
+"""
+    assert [pair.case.tolerance for pair in pairs_in(listing(tmp_path, text))] == [{"rel_l2": 1e-3}, {"rel_l2": 0.5}]
+    for wrong in (text.replace("int8\" = {", "fp16\" = {"),
+                  text + '[[model]]\npath = "c.onnx"\ntolerance = { "onnxruntime:int8" = { rel_l2 = 0.5 } }\n'):
+        with pytest.raises(UsageError, match="none of the targets"):
+            pairs_in(listing(tmp_path, wrong))
+
+
 def test_pyproject_lists_models_too_and_need_not(tmp_path: Path) -> None:
     """[tool.parity] holds what parity.toml does."""
     text = '[project]\nname = "x"\n'
