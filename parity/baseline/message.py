@@ -51,7 +51,9 @@ def _next(first: Drift, which: str) -> str:
 def _since(report: Report, candidate: Candidate, accepted: Baseline) -> str:
     """What is not as it was, as far as it is known."""
     facts = candidate.model or report.model
-    model = "the model is another file" if facts.sha256 != accepted.sha256 else ""
+    another = "the model is another file" if facts.path.endswith(".onnx") else (
+        "the model, which is in memory, is not the same to the byte (an export holds paths of its sources, too)")
+    model = another if facts.sha256 != accepted.sha256 else ""
     version = f"the runtime was {accepted.version}, is {candidate.version}" * (candidate.version != accepted.version)
     known = "; ".join(filter(None, [model, version]))
     return words.visible(known) or "the same model and version of the runtime: the machine, or how it is run, differs"

@@ -103,3 +103,6 @@ def test_the_message_names_layer_figures_output_and_what_to_type() -> None:
     other = regression(shown, now, worse(baseline, now), replace(baseline, sha256="other", version="1.30"),
                        Path("b.json"), "pytest t.py::test")
     assert "the model is another file; the runtime was 1.30, is 1.31.1" in other
+    memory = replace(shown, model=replace(shown.model, path="main_graph"))
+    said = regression(memory, now, worse(baseline, now), replace(baseline, sha256="other"), Path("b.json"), "pytest t")
+    assert "since then the model, which is in memory, is not the same to the byte" in said
