@@ -6,12 +6,26 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from os import PathLike, fspath
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 import numpy as np
+from onnx import ModelProto
 
 from parity.analysis.tasks import task_limits
 from parity.analysis.tolerance import Tolerance
+from parity.asked import (
+    IN_MEMORY,
+    AnyInputs,
+    AnyLabels,
+    AnyModel,
+    AnySamples,
+    AnySource,
+    AnyTolerance,
+    Asked,
+    Values,
+    is_file,
+    is_path,
+)
 from parity.backends.base import Feed, RunOptions, backend_of
 from parity.compare import Options, told_by
 from parity.compare import compare as compare_feeds
@@ -19,31 +33,20 @@ from parity.contenders import Contender, Request, contenders_of, feeds_of, load_
 from parity.errors import FeedError, UsageError
 from parity.graph.feeds import check_feed
 from parity.graph.model import Model
-from parity.original import check_originals, is_original, original_of, read_example, source_of
+from parity.original import Original, check_originals, is_original, original_of, read_example, source_of
 from parity.precision.calibration import Calibration
 from parity.report.record import InputFacts, Report
+from parity.sample import Progress
 from parity.targets import Target
 
 if TYPE_CHECKING:
-    from onnx import ModelProto
-    from torch import nn
-    from torch.export import ExportedProgram
-
     from parity.source_model.source import SourceModel
-
-AnyModel: TypeAlias = "str | PathLike[str] | ModelProto | Model"
-AnySource: TypeAlias = "nn.Module | ExportedProgram"
-# One set of inputs: arrays or tensors by name, or in the model's order.
-Values: TypeAlias = Mapping[str, object] | Sequence[object]
-AnyInputs: TypeAlias = "Values | Sequence[Mapping[str, object]] | str | PathLike[str]"
-_FILES = (".onnx", ".npz", ".npy", ".safetensors", ".json")
 
 
 def compare(model: AnyModel | AnySource, inputs: AnyInputs | None = None, *,
             candidates: Sequence[AnyModel] = (), reference: str = "pytorch",
-            tolerance: Mapping[str, float] | Sequence[str] | str = (), judges: Sequence[str] = (),
-            labels: np.ndarray | str | PathLike[str] | None = None,
-            calibration: Sequence[Mapping[str, object]] | str | PathLike[str] | None = None,
+            tolerance: AnyTolerance = (), judges: Sequence[str] = (), labels: AnyLabels | None = None,
+            calibration: AnySamples | None = None,
             shapes: Mapping[str, Sequence[int]] | None = None, samples: int = 1, seed: int = 0,
             optimization: str = "all", threads: int | None = None, fixes: bool = False,
             progress: Callable[[str, int, int], None] = lambda what, done, total: None) -> Report:
@@ -59,10 +62,11 @@ def compare(model: AnyModel | AnySource, inputs: AnyInputs | None = None, *,
     Args:
         model: the reference: a path, an `onnx.ModelProto`, or a `Model`; or an `nn.Module` or exported program, which
             is exported on the first of `inputs`, and then held against its export as the candidate "module".
-        inputs: arrays or tensors by input name, or in the model's order; several such mappings for several samples; a
-            file as for `--input`; None for seeded ones.
-        candidates: targets ("onnxruntime:int8"), other models or files of tensors; those that are models run on every
-            target given, else on onnxruntime. None at all means the same as no `-c`.
+        inputs: arrays or tensors by input name, or in the model's order; one alone for the only input; several such
+            mappings for several samples; a file as for `--input`; None for seeded ones.
+        candidates: targets ("onnxruntime:int8"), other models or files of tensors (a folder with a slash in its
+            name, or as a Path); those that are models run on every target given, else on onnxruntime. None at all
+            means the same as no `-c`.
         reference: target of the reference.
         tolerance: metric or judge → limit, or what `--tolerance` takes; empty for the default of each precision.
         judges: what `--judge` takes.
@@ -79,29 +83,46 @@ def compare(model: AnyModel | AnySource, inputs: AnyInputs | None = None, *,
     Raises:
         ParityError: an argument makes no sense, or the reference cannot run. What befalls a candidate is in the report.
     """
-    source = source_of(model)
-    loaded = load_model(model) if source is None else _exported(source, inputs, shapes or {}, seed)
-    targets = [Target.parse(c) for c in candidates if isinstance(c, str) and not _is_file(c)]
-    files = [Path(fspath(c)) for c in candidates if isinstance(c, (str, PathLike)) and _is_file(c)]
-    others = [load_model(c) for c in candidates if not isinstance(c, (str, PathLike))]
+    return compare_asked(Asked(model, inputs, candidates, reference, tolerance, judges, labels, calibration, shapes,
+                               samples, seed, optimization, threads, fixes), progress)
+
+
+def compare_asked(asked: Asked, progress: Progress = lambda what, done, total: None) -> Report:
+    """Do as `compare` does with arguments that were checked.
+
+    Raises:
+        ParityError: as `compare`.
+    """
+    source = source_of(asked.model)
+    loaded = _loaded(asked, source)
+    targets = [Target.parse(c) for c in asked.candidates if isinstance(c, str) and not is_file(c)]
+    reference = Target.parse(asked.reference)
     check_originals(targets, given=source is not None)
-    for target in (Target.parse(reference), *(t for t in targets if not is_original(t))):
+    for target in (reference, *(t for t in targets if not is_original(t))):
         backend_of(target)
-    contenders = contenders_of(files, targets) if files or not others else []
-    contenders += [Contender(target, other) for other in others for target in targets or [Target("onnxruntime")]]
-    feeds, facts = _feeds(loaded, inputs, shapes or {}, samples, seed, files)
+    files = _files(asked)
+    limits, rest = task_limits(asked.tolerances)
+    tolerance = Tolerance.parse(rest, alone=bool(limits))
+    feeds, facts = _feeds(loaded, asked, files)
     original = None if source is None else original_of(source, loaded, feeds[0])
-    contenders = [*of_original(original, targets), *contenders]
-    limits, rest = task_limits([tolerance] if isinstance(tolerance, str) else _texts(tolerance))
-    run = RunOptions(optimization, seed=seed)
-    return told_by(original, compare_feeds(loaded, contenders, feeds, facts, Target.parse(reference), Options(
-        run if threads is None else replace(run, threads=threads), Tolerance.parse(rest, alone=bool(limits)),
-        labels=load_labels(Path(fspath(labels))) if isinstance(labels, (str, PathLike)) else labels,
-        calibration=_calibration(loaded, calibration), judges=judges, task_limits=limits, fixes=fixes,
-        progress=progress)))
+    run = RunOptions(asked.optimization, seed=int(asked.seed))
+    return told_by(original, compare_feeds(
+        loaded, _contenders(asked, targets, files, original), feeds, facts, reference,
+        Options(run if asked.threads is None else replace(run, threads=int(asked.threads)), tolerance,
+                labels=_labels(asked.labels), calibration=calibration_of(loaded, asked.calibration),
+                judges=asked.judges, task_limits=limits, fixes=asked.fixes, progress=progress,
+                command=asked.command() or IN_MEMORY)))
 
 
-def load_model(model: AnyModel) -> Model:
+def _contenders(asked: Asked, targets: Sequence[Target], files: Sequence[Path], original: Original | None,
+                ) -> list[Contender]:
+    others = [load_model(c) for c in asked.candidates if not is_path(c)]
+    found = contenders_of(files, targets) if files or not others else []
+    found += [Contender(target, other) for other in others for target in targets or [Target("onnxruntime")]]
+    return [*of_original(original, targets), *found]
+
+
+def load_model(model: object) -> Model:
     """The model that a path, a proto or a `Model` is.
 
     Raises:
@@ -112,44 +133,57 @@ def load_model(model: AnyModel) -> Model:
         return model
     if isinstance(model, (str, PathLike)):
         return Model.load(Path(fspath(model)))
-    if type(model).__name__ == "ModelProto":
+    if isinstance(model, ModelProto):
         return Model.from_proto(model)
     raise UsageError(f"a {type(model).__name__} is no model",
                      "Give a path, an onnx.ModelProto, a parity Model or a torch.nn.Module.")
 
 
-def _exported(source: SourceModel, inputs: AnyInputs | None, shapes: Mapping[str, Sequence[int]], seed: int) -> Model:
+def model_of(asked: Asked) -> Model:
+    """The model as it is compared: of a module, its export.
+
+    Raises:
+        ParityError: it cannot be read or exported.
+    """
+    return _loaded(asked, source_of(asked.model))
+
+
+def first_feed(model: Model, asked: Asked) -> Feed:
+    """The first of the inputs that a comparison runs on.
+
+    Raises:
+        ParityError: they cannot be read or made, or do not fit the model.
+    """
+    return _feeds(model, asked, _files(asked))[0][0]
+
+
+def _files(asked: Asked) -> list[Path]:
+    return [Path(fspath(c)) for c in asked.candidates if is_path(c) and is_file(c)]
+
+
+def _loaded(asked: Asked, source: SourceModel | None) -> Model:
+    return load_model(asked.model) if source is None else _exported(source, asked)
+
+
+def _exported(source: SourceModel, asked: Asked) -> Model:
     """The model's ONNX, made on the first of the inputs."""
     from parity.source_model.exporting import export
 
-    if inputs is None or isinstance(inputs, (str, PathLike)):
-        files = () if inputs is None else (fspath(inputs),)
-        example = read_example(source, files, [f"{n}={'x'.join(map(str, s))}" for n, s in shapes.items()], seed)
-        return export(source, example).model
-    first = _sets(inputs)[0]
+    if asked.inputs is None or isinstance(asked.inputs, (str, PathLike)):
+        files = () if asked.inputs is None else (fspath(asked.inputs),)
+        return export(source, read_example(source, files, asked.shape_texts, asked.seed)).model
+    first = _sets(asked.inputs)[0]
     if isinstance(first, Mapping):
         return export(source, {name: _array(value) for name, value in first.items()}).model
     return export(source, [_array(value) for value in first]).model
 
 
-def _is_file(candidate: str | PathLike[str]) -> bool:
-    """Whether it is a path rather than a target such as "pytorch.compile"."""
-    return not isinstance(candidate, str) or candidate.endswith(_FILES) or Path(candidate).exists()
-
-
-def _texts(tolerance: Mapping[str, float] | Sequence[str]) -> list[str]:
-    if isinstance(tolerance, Mapping):
-        return [f"{name}={float(limit)!r}" for name, limit in tolerance.items()]
-    return list(tolerance)
-
-
-def _feeds(model: Model, inputs: AnyInputs | None, shapes: Mapping[str, Sequence[int]], samples: int, seed: int,
-           files: Sequence[Path]) -> tuple[Sequence[Feed], tuple[InputFacts, ...]]:
-    if inputs is None or isinstance(inputs, (str, PathLike)):
-        texts = [f"{name}={'x'.join(map(str, sizes))}" for name, sizes in shapes.items()]
-        named = () if inputs is None else (fspath(inputs),)
-        return feeds_of(model, Request(Path(), files, inputs=named, shapes=texts, samples=samples), seed)
-    feeds = _given(model, inputs)
+def _feeds(model: Model, asked: Asked, files: Sequence[Path]) -> tuple[Sequence[Feed], tuple[InputFacts, ...]]:
+    if asked.inputs is None or isinstance(asked.inputs, (str, PathLike)):
+        named = () if asked.inputs is None else (fspath(asked.inputs),)
+        return feeds_of(model, Request(Path(), files, inputs=named, shapes=asked.shape_texts,
+                                       samples=int(asked.samples)), int(asked.seed))
+    feeds = _given(model, asked.inputs)
     facts = tuple(InputFacts(n, v.dtype.name, v.shape, "given in Python") for n, v in feeds[0].items())
     return feeds, facts
 
@@ -163,16 +197,22 @@ def _given(model: Model, inputs: Values | Sequence[Mapping[str, object]]) -> lis
     return feeds
 
 
-def _sets(inputs: Values | Sequence[Mapping[str, object]]) -> list[Values]:
+def _sets(inputs: Values | Sequence[Mapping[str, object]]) -> list[Mapping[str, object] | Sequence[object]]:
     """The sets of inputs, one or several."""
-    one = isinstance(inputs, Mapping) or not all(isinstance(i, Mapping) for i in inputs)
-    sets: list[Values] = [inputs] if one else list(inputs)  # type: ignore[arg-type] # looked at above
-    if not sets:
+    if isinstance(inputs, Mapping):
+        return [inputs]
+    if hasattr(inputs, "__array__"):  # one array or tensor, whose rows are not inputs
+        return [[inputs]]
+    if not isinstance(inputs, Sequence):
+        raise UsageError(f"inputs of type {type(inputs).__name__} are none that parity knows",
+                         "Give arrays by name, a list of them in the model's order, or a file.")
+    if not inputs:
         raise FeedError("there are no inputs", "Give at least one set of them, or None for seeded ones.")
-    return sets
+    sets = [value for value in inputs if isinstance(value, Mapping)]
+    return list(sets) if len(sets) == len(inputs) else [inputs]
 
 
-def _named(model: Model, values: Values) -> Feed:
+def _named(model: Model, values: Mapping[str, object] | Sequence[object]) -> Feed:
     names = [spec.name for spec in model.graph.inputs]
     if isinstance(values, Mapping):
         return {name: _array(value) for name, value in values.items()}
@@ -183,16 +223,41 @@ def _named(model: Model, values: Values) -> Feed:
 
 
 def _array(value: object) -> np.ndarray:
-    """A numpy array of anything that is one, a tensor that requires gradients or sits on a GPU among them."""
+    """A numpy array of anything that is one, a tensor that requires gradients or sits on a GPU among them.
+
+    Raises:
+        FeedError: it is a list of lists of unequal lengths, say.
+    """
     detach = getattr(value, "detach", None)
-    return np.asarray(value if detach is None else detach().cpu().numpy())
+    try:
+        return np.asarray(value if detach is None else detach().cpu().numpy())
+    except (TypeError, ValueError) as error:
+        raise FeedError(f"a {type(value).__name__} is no array ({error})", "Give numpy arrays or tensors.") from error
 
 
-def _calibration(model: Model,
-                 given: Sequence[Mapping[str, object]] | str | PathLike[str] | None) -> Calibration | None:
+def _labels(given: AnyLabels | None) -> np.ndarray | None:
+    if given is None or is_path(given):
+        return None if given is None else load_labels(Path(fspath(given)))
+    labels = _array(given)
+    if labels.ndim != 1 or labels.dtype.kind not in "iu":
+        raise FeedError(f"labels are {labels.dtype} of shape {list(labels.shape)}", "Give integers [N], one a row.")
+    return labels
+
+
+def calibration_of(model: Model, given: AnySamples | None) -> Calibration | None:
+    """Calibration samples as `compare` takes them; None where there are none.
+
+    Raises:
+        ParityError: they cannot be read, or do not fit the model.
+    """
     if given is None:
         return None
     if isinstance(given, (str, PathLike)):
         return Calibration.load(model, Path(fspath(given)))
-    feeds = [_named(model, values) for values in given]
+    sets = [given] if isinstance(given, Mapping) else list(given)
+    wrong = next((each for each in sets if not isinstance(each, Mapping)), None)
+    if wrong is not None:
+        raise UsageError(f"calibration holds a {type(wrong).__name__}, which is no sample",
+                         "Give a list of samples, each arrays by name, or a file or folder.")
+    feeds = [_named(model, values) for values in sets if isinstance(values, Mapping)]
     return replace(Calibration.of_feeds(model, feeds), source=f"{len(feeds)} samples given in Python")

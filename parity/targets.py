@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from dataclasses import dataclass
 
 from parity.errors import UsageError
@@ -11,6 +12,13 @@ PRECISIONS = ("fp64", "fp32", "fp16", "bf16", "int8")
 # Those that are edits of the model: the same variant runs on every backend.
 VARIANTS = ("fp16", "bf16", "int8")
 _FORM = re.compile(r"(?P<backend>[a-z][\w.-]*)(@(?P<device>[\w.-]+(:\d+)?))?(:(?P<precision>[^\W\d]\w*))?")
+# A file's name, and one of several runners in it.
+_FILE = re.compile(r"[/\\]|\.(onnx|npz|npy|safetensors|json)(:|$)")
+
+
+def looks_like_file(text: str) -> bool:
+    """Whether a candidate's text is a path and no target: a folder without a slash would be one, so it needs one."""
+    return _FILE.search(text) is not None
 
 
 @dataclass(frozen=True)
@@ -34,6 +42,9 @@ class Target:
         Raises:
             UsageError: not of that form, or an unknown precision.
         """
+        if looks_like_file(text):
+            raise UsageError(f"{text!r} is a file, and a target is wanted",
+                             f"Leave out -c: a file is compared as `parity compare MODEL {shlex.quote(text)}`.")
         match = _FORM.fullmatch(text)
         if match is None:
             raise UsageError(f"target {text!r} is not of the form backend[@device][:precision]",

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import doctest
+import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -17,6 +19,8 @@ import parity.api
 import parity.compare
 from parity.errors import FeedError, UsageError
 from parity.graph.model import Model
+from parity.report.record import Report
+from tests.builders import CommandLine
 from tests.models import FIXTURES, ROOT
 from tests.source_model.models import made
 
@@ -104,8 +108,47 @@ def test_a_divergence_is_raised_with_everything_that_a_log_needs() -> None:
     bad = report.candidates[0].first_bad
     assert bad is not None
     assert len(said.splitlines()) <= 10
-    for part in (bad.tensor, bad.op, "implementation", "relative L2 error", "limit", "parity compare", "epsilon"):
+    for part in (bad.tensor, bad.op, "implementation", "relative L2 error", "limit", "epsilon",
+                 "parity.compare(...) with the same arguments"):
         assert part in said
+
+
+def test_the_message_has_the_command_that_shows_the_same_again(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Everything that was asked bears on the figures, and is in it: typed, it gives them again."""
+    command = CommandLine(tmp_path, monkeypatch, capsys)
+    np.savez(tmp_path / "some samples.npz", image=images()[:8] * 3)
+    report = parity.compare(
+        CNN, candidates=["onnxruntime:int8"], tolerance={"rel_l2": 1e-4}, calibration=tmp_path / "some samples.npz",
+        shapes={_input(): [3, 1, 8, 8]}, samples=2, seed=5, optimization="off", threads=1, judges=["top1"])
+    with pytest.raises(parity.Diverged) as raised:
+        report.raise_if_diverged()
+    shown = shlex.split(str(raised.value).splitlines()[-1].strip().removeprefix("again"))
+    assert shown[:2] == ["parity", "compare"]
+    again = command(*shown[1:], "--no-html", "--no-fixes", "--json", tmp_path / "again.json")
+    assert again.status == 1
+    other = Report.load(tmp_path / "again.json")
+    assert other.candidates[0].outputs == report.candidates[0].outputs
+    assert (other.samples, other.seed) == (2, 5)
+    assert [t.value for t in other.candidates[0].tasks] == [t.value for t in report.candidates[0].tasks] != []
+
+
+def test_one_array_is_the_only_input() -> None:
+    """Its rows are not taken for inputs, nor are its first row's values for all."""
+    value = images()[:1]
+    alone, listed = (parity.compare(CNN, given, candidates=["pytorch:fp64"]) for given in (value, [value]))
+    assert alone.candidates[0].outputs == listed.candidates[0].outputs
+    assert alone.inputs[0].shape == value.shape
+
+
+@pytest.mark.parametrize(("wrong", "said"), [
+    ({"inputs": 3}, "none that parity knows"), ({"inputs": {"image": [[1], [1, 2]]}}, "is no array"),
+    ({"labels": [0.5]}, "labels are float64"), ({"calibration": [3]}, "which is no sample"),
+    ({"candidates": ["onnxruntime", 3]}, "a int is no model"), ({"threads": 0}, "from 1 to 1024")])
+def test_no_error_but_paritys_own_comes_out(wrong: dict[str, Any], said: str) -> None:
+    """What makes no sense is told, whatever its type."""
+    with pytest.raises(parity.ParityError, match=said):
+        parity.compare(CNN, **{"candidates": ["onnxruntime"], **wrong})
 
 
 def test_parity_raises_nothing_and_a_forecast_does_not_count(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from tests.models import ROOT
 
-LAYERS = ("errors", "targets", "graph", "precision", "backends", "source_model", "analysis", "fixes", "report",
+LAYERS = ("errors", "targets", "graph", "asked", "precision", "backends", "source_model", "analysis", "fixes", "report",
           "environment", "original", "contenders", "preparation", "inspect", "convert", "selfcheck", "fix", "sample",
           "walk", "explain", "examine", "compare", "api", "baseline", "reduce", "commands", "cli", "pytest_plugin")
 TENSORRT = {f"backends/trt/{p.name}" for p in (ROOT / "parity" / "backends" / "trt").glob("*.py")}

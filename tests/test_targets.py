@@ -33,6 +33,14 @@ def test_nonsense_is_refused(text: str) -> None:
     assert caught.value.hint
 
 
+@pytest.mark.parametrize("text", ["faulty.onnx", "dump.npz", "./dump", "a\\b", "results.json:trt-runner"])
+def test_a_file_in_place_of_a_target_is_told(text: str) -> None:
+    """The hint says how files are compared."""
+    with pytest.raises(UsageError, match="is a file, and a target is wanted") as caught:
+        Target.parse(text)
+    assert "Leave out -c" in caught.value.hint
+
+
 @given(st.from_regex(r"[a-z][a-z0-9.-]{0,8}", fullmatch=True), st.sampled_from(["", "cpu", "cuda", "cuda.1", "cuda:1"]),
        st.sampled_from(PRECISIONS))
 def test_what_is_shown_can_be_typed(backend: str, device: str, precision: str) -> None:

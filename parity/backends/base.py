@@ -222,4 +222,7 @@ def backend_of(target: Target) -> Backend:
     for entry in entry_points(group="parity.backends", name=target.backend):
         third_party: Backend = entry.load()()
         return third_party
-    raise UsageError(f"no backend is called {target.backend!r}", f"Known: {', '.join(backend_names())}.")
+    hint = f"Known: {', '.join(backend_names())}."
+    if Path(str(target)).exists():
+        hint += f" A file or folder of that name is written ./{target}, and without -c."
+    raise UsageError(f"no backend is called {target.backend!r}", hint)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -49,6 +49,18 @@ def worse(baseline: Baseline, candidate: Candidate) -> tuple[Drift, ...]:
         candidate: the same target's run now.
     """
     return tuple(d for d in _drifts(baseline, candidate) if d.now > d.before + d.noise)
+
+
+def uncovered(baseline: Baseline, candidate: Candidate) -> tuple[str, ...]:
+    """The outputs, or where no tensor at all is, the tensors, that have figures now and none in the baseline."""
+    outputs = _without(candidate.outputs, baseline.outputs)
+    tensors = _without(candidate.tensors, baseline.tensors)
+    return outputs or (tensors[:3] if len(tensors) == len(_without(candidate.tensors, {})) else ())
+
+
+def _without(layers: Sequence[Layer], accepted: Mapping[str, Figures]) -> tuple[str, ...]:
+    return tuple(layer.tensor for layer in layers if layer.accumulated is not None
+                 and (layer.tensor not in accepted or accepted[layer.tensor].error is None))
 
 
 def better(baseline: Baseline, candidate: Candidate) -> tuple[Drift, ...]:

@@ -108,12 +108,26 @@ def load(path: Path) -> Baselines:
         data = json.loads(path.read_text(encoding="utf-8"))
         if data["schema_version"] != SCHEMA_VERSION:
             raise ValueError(f"schema version {data['schema_version']!r}")  # noqa: TRY301 - told like any other damage
-        return {target: decode(entry, Baseline) for target, entry in data["targets"].items()}
+        return {target: _sensible(decode(entry, Baseline)) for target, entry in data["targets"].items()}
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UsageError(f"{path} is no baseline that can be read ({type(error).__name__}: {error})",
                          "Restore it from version control, or store it anew with `pytest --parity-update`.") from error
+
+
+def _sensible(baseline: Baseline) -> Baseline:
+    """The baseline as it was read.
+
+    Raises:
+        ValueError: a figure that no run has, under which anything would pass.
+    """
+    for name, figures in (*baseline.outputs.items(), *baseline.tensors.items()):
+        wrong = [f"{value} as the {what}" for what, value in vars(figures).items()
+                 if value is not None and not value >= 0]
+        if wrong:
+            raise ValueError(f"tensor {name} has {wrong[0]}")
+    return baseline
 
 
 def save(path: Path, baselines: Baselines) -> None:

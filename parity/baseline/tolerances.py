@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import ROUND_CEILING, Context, Decimal
-from pathlib import Path
 
 from parity.analysis.tolerance import NOISE_FACTOR
 from parity.api import compare
 from parity.baseline.noise import layer_noise
 from parity.contenders import Request, feeds_of
 from parity.graph.model import Model
+from parity.graph.shapes import parse_shape
 from parity.precision.calibration import Calibration
 from parity.report import words
 from parity.report.record import Candidate
@@ -118,10 +119,34 @@ def described(spread: Spread) -> str:
             f"rounding moves it by {words.number(spread.noise)}: rel_l2={spread.limit:g}")
 
 
-def listed(model: Path, spreads: Sequence[Spread], inputs: Sequence[str]) -> str:
-    """The model with its targets and tolerances, as parity.toml takes it."""
-    sound = [s for s in spreads if s.limit is not None]
-    targets = ", ".join(f'"{s.target}"' for s in sound)
-    limits = ", ".join(f'"{s.target}" = {{ rel_l2 = {s.limit:g} }}' for s in sound)
-    return "\n".join(["[[model]]", f'path = "{model.as_posix()}"', *(f'inputs = "{i}"' for i in inputs),
-                      f"targets = [{targets}]", f"tolerance = {{ {limits} }}"])
+def listed(request: Request, spreads: Sequence[Spread], seed: int, optimization: str) -> str:
+    """The model with its targets, tolerances and all that they were measured with, as parity.toml takes it.
+
+    Args:
+        request: what was measured.
+        spreads: what came of it.
+        seed: the first of the seeds.
+        optimization: of the runtime.
+    """
+    sound = {s.target: s.limit for s in spreads if s.limit is not None}
+    entries = {
+        "path": _quoted(request.model.as_posix()), "inputs": ", ".join(map(_quoted, request.inputs)),
+        "shapes": _table({name: str(list(sizes)) for name, sizes in map(parse_shape, request.shapes)}),
+        "calibration": "" if request.calibration is None else _quoted(request.calibration.as_posix()),
+        "reference": _quoted(request.reference) if request.reference != "pytorch" else "",
+        "seed": str(seed) if seed and not request.inputs else "",
+        "optimization": _quoted(optimization) if optimization != "all" else "",
+        "targets": f"[{', '.join(map(_quoted, sound))}]",
+        "tolerance": _table({target: f"{{ rel_l2 = {limit:g} }}" for target, limit in sound.items()})}
+    return "\n".join(["[[model]]", *(f"{key} = {value}" for key, value in entries.items() if value)])
+
+
+def _table(entries: Mapping[str, str]) -> str:
+    """An inline table; empty where there is nothing in it."""
+    rows = ", ".join(f"{_quoted(key)} = {value}" for key, value in entries.items())
+    return f"{{ {rows} }}" if rows else ""
+
+
+def _quoted(text: str) -> str:
+    """A basic string of TOML, which escapes as JSON does, and one sign more."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from parity.asked import MOST_SEED, OPTIMIZATIONS
 from parity.commands.options import COULD_NOT, DIVERGED, EXISTING, OK, SEED, SHAPE, progress_bar
 
 
@@ -21,7 +22,7 @@ from parity.commands.options import COULD_NOT, DIVERGED, EXISTING, OK, SEED, SHA
 @SHAPE
 @SEED
 @click.option("--seeds", default=8, show_default=True, type=click.IntRange(1), help="How many seeds, from --seed up.")
-@click.option("--optimization", type=click.Choice(["off", "basic", "extended", "all"]), default="all",
+@click.option("--optimization", type=click.Choice(OPTIMIZATIONS), default="all",
               show_default=True, help="Graph optimisation of the runtime.")
 def calibrate_tolerance(model: Path, candidates: tuple[str, ...], reference: str, inputs: str | None,
                         calibration: Path | None, shapes: tuple[str, ...], seed: int, seeds: int,
@@ -38,7 +39,10 @@ def calibrate_tolerance(model: Path, candidates: tuple[str, ...], reference: str
     """  # noqa: D301 - click wants the character itself
     from parity.baseline.tolerances import described, listed, spreads_of
     from parity.contenders import Request
+    from parity.errors import UsageError
 
+    if seed + seeds - 1 > MOST_SEED:
+        raise UsageError(f"{seeds} seeds from {seed} up go past {MOST_SEED}", "Give a smaller --seed.")
     given = [] if inputs is None else [inputs]
     request = Request(model, (), reference, candidates, given, shapes=shapes, calibration=calibration)
     with progress_bar() as progress:
@@ -46,6 +50,6 @@ def calibrate_tolerance(model: Path, candidates: tuple[str, ...], reference: str
     for spread in spreads:
         click.echo(described(spread))
     if any(spread.limit is not None for spread in spreads):
-        click.echo(f"\n{listed(model, spreads, given)}")
+        click.echo(f"\n{listed(request, spreads, seed, optimization)}")
     missing, wrong = any(s.missing for s in spreads), any(s.limit is None for s in spreads)
     sys.exit(COULD_NOT if missing else DIVERGED if wrong else OK)

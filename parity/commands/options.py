@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from parity.asked import MOST_SEED, MOST_THREADS, OPTIMIZATIONS
 from parity.errors import ParityError
 
 if TYPE_CHECKING:
@@ -33,11 +34,11 @@ def options(*together: Callable[[_Command], _Command]) -> Callable[[_Command], _
     return decorate
 
 
-SEED = click.option("--seed", default=0, show_default=True, type=click.IntRange(0, 2**63 - 1),
+SEED = click.option("--seed", default=0, show_default=True, type=click.IntRange(0, MOST_SEED),
                     help="For seeded inputs.")
 SHAPE = click.option("--shape", "shapes", multiple=True, metavar="NAME=1x3x224x224",
                      help="Shape of a seeded input; NAME=MIN/OPT/MAX: of TensorRT's engines, too.")
-THREADS = click.option("--threads", type=click.IntRange(1, 1024),
+THREADS = click.option("--threads", type=click.IntRange(1, MOST_THREADS),
                        help="Threads within an operator. Default: one a core.")
 # What a model is run on.
 INPUTS = options(
@@ -70,7 +71,7 @@ TORCH = options(
                  help="Take source lines and module paths from the .onnx that MODEL was simplified or optimised from."))
 # How it is run.
 RUNNING = options(
-    click.option("--optimization", type=click.Choice(["off", "basic", "extended", "all"]), default="all",
+    click.option("--optimization", type=click.Choice(OPTIMIZATIONS), default="all",
                  show_default=True, help="Graph optimisation of the runtime."),
     THREADS)
 # How TensorRT's engines are built and looked into.

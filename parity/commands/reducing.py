@@ -46,6 +46,7 @@ def reduce(model: Path, candidate_file: Path | None, targets: tuple[str, ...], i
     from parity.backends.base import RunOptions
     from parity.contenders import Request
     from parity.reduce.pipeline import Order, reduce_file
+    from parity.reduce.write import files_in
     from parity.report.write import ensure_writable
 
     folder = output or Path("reports") / title_of(model) / "repro"
@@ -58,8 +59,10 @@ def reduce(model: Path, candidate_file: Path | None, targets: tuple[str, ...], i
         found = reduce_file(request, Order(run, Tolerance.parse(tolerances), max_runs, anonymise, progress), folder)
     if found is None:
         click.echo("nothing to reduce: the target keeps to its tolerance, and no tensor is to blame")
+        if files_in(folder):
+            click.echo(f"{folder} holds the repro of an earlier run")
         sys.exit(OK)
     from parity.reduce.bug import summary
 
-    click.echo(summary(found.story, found.runs, found.verified.clean, folder))
+    click.echo(summary(found.story, found.runs, found.verified.reference, folder))
     sys.exit(DIVERGED)

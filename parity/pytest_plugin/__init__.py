@@ -19,9 +19,10 @@ from pathlib import Path
 
 import pytest
 
+from parity.errors import ParityError
 from parity.pytest_plugin.asserting import NOTE, TARGETS, Parity
-from parity.pytest_plugin.case import matches, name_of
-from parity.pytest_plugin.collect import PARITY, ListFile, PairItem, case_of_marker, run
+from parity.pytest_plugin.case import Case, matches, name_of
+from parity.pytest_plugin.collect import PARITY, ListFile, PairItem, case_of_marker, run, told
 from parity.pytest_plugin.listed import FILE, lists_models
 
 _PLACE = "_parity_candidate"  # the parameter that holds which of a marker's candidates a test is for
@@ -57,7 +58,6 @@ def _refuse_unknown(targets: list[str]) -> None:
     if not targets:
         return
     from parity.backends.base import backend_of
-    from parity.errors import ParityError
     from parity.targets import Target
 
     for target in targets:
@@ -88,7 +88,10 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> ListFile |
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Make one test of each candidate of a marked function."""
-    case = case_of_marker(metafunc.definition)
+    try:
+        case = case_of_marker(metafunc.definition)
+    except ParityError as error:
+        raise pytest.Collector.CollectError(f"{metafunc.definition.nodeid}: {told(error)}") from error
     if case is not None:
         metafunc.fixturenames.append(_PLACE)
         names = [name_of(candidate, place) for place, candidate in enumerate(case.candidates)]
@@ -127,10 +130,13 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_call(item: pytest.Item) -> None:
     """Compare for a marked function before it runs; one that pytest cannot parametrise gets all candidates at once."""
-    case = case_of_marker(item)
-    if case is not None:
-        place = _place(item)
-        run(item, case if place is None else replace(case, candidates=[case.candidates[place]]))
+    run(item, lambda: _marked(item))
+
+
+def _marked(item: pytest.Item) -> Case | None:
+    """What the marker of a test asks of this one of its candidates."""
+    case, place = case_of_marker(item), _place(item)
+    return case if case is None or place is None else replace(case, candidates=[case.candidates[place]])
 
 
 @pytest.hookimpl(wrapper=True)

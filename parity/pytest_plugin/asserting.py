@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -10,12 +11,12 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
+from parity.asked import is_file
 from parity.errors import Diverged, ParityError
-from parity.pytest_plugin.case import Case, Keeping, looks_like_file, matches, slug
+from parity.pytest_plugin.case import Case, Keeping, matches, slug
 
 if TYPE_CHECKING:
-    from parity.api import AnyModel
-    from parity.pytest_plugin.case import Calibrated, Inputs, Labels
+    from parity.asked import AnyInputs, AnyLabels, AnyModel, AnySamples, AnySource, AnyTolerance
     from parity.pytest_plugin.check import Outcome
     from parity.report.record import Report
 
@@ -49,10 +50,10 @@ class Parity:
         return self.reports[-1]
 
     def assert_parity(
-            self, model: AnyModel, candidates: Sequence[AnyModel] = (_DEFAULT,), inputs: Inputs = None, *,
-            tolerance: Mapping[str, float] | Sequence[str] | str = (), allow: Sequence[str] = (),
-            reference: str = "pytorch", judges: Sequence[str] = (), labels: Labels = None,
-            calibration: Calibrated = None, shapes: Mapping[str, Sequence[int]] | None = None, samples: int = 1,
+            self, model: AnyModel | AnySource, candidates: Sequence[AnyModel] = (_DEFAULT,),
+            inputs: AnyInputs | None = None, *, tolerance: AnyTolerance = (), allow: Sequence[str] = (),
+            reference: str = "pytorch", judges: Sequence[str] = (), labels: AnyLabels | None = None,
+            calibration: AnySamples | None = None, shapes: Mapping[str, Sequence[int]] | None = None, samples: int = 1,
             seed: int = 0, optimization: str = "all", threads: int | None = None, fixes: bool = True,
             strict: bool = False, baseline: Keeping = "optional") -> Report:
         """Fail unless every candidate is within tolerance, and none is worse than its baseline.
@@ -89,10 +90,9 @@ class Parity:
             ParityError: an argument makes no sense, the reference cannot run, or a baseline cannot be read.
         """
         __tracebackhide__ = True
-        case = Case(model, candidates, inputs, tolerance, allow, reference, judges, labels, calibration, shapes,
-                    samples, seed, optimization, threads, fixes, strict, baseline)
         try:
-            outcome = self.run(case)
+            outcome = self.run(Case(model, candidates, inputs, tolerance, allow, reference, judges, labels, calibration,
+                                    shapes, samples, seed, optimization, threads, fixes, strict, baseline))
         except ParityError as error:
             raise error.with_traceback(None)  # noqa: B904 - the same error, without parity's own frames
         if outcome.failure:
@@ -110,16 +110,17 @@ class Parity:
         from parity.pytest_plugin.check import Place, check
 
         wanted = self._item.config.stash[TARGETS]
-        case = replace(case, candidates=_chosen(case.candidates, wanted))
-        if not case.candidates:
+        chosen = _chosen(case.candidates, wanted)
+        if not chosen:
             self._skip([f"--parity-targets {','.join(wanted)} leaves nothing to compare"])
+        case = replace(case, candidates=chosen)
         name = slug(self._item.nodeid.partition("::")[2])
         self._calls[name] += 1
-        name += f".{self._calls[name]}" if self._calls[name] > 1 else ""
+        name += f"~{self._calls[name]}" if self._calls[name] > 1 else ""  # a sign that no name keeps
         config, path = self._item.config, self._item.path
         given = config.getoption("parity_report")
         outcome = check(case, Place(
-            self._item.nodeid, config.invocation_params.dir, path.parent / FOLDER / path.stem / f"{name}.json",
+            self._typed(), config.invocation_params.dir, path.parent / FOLDER / path.stem / f"{name}.json",
             None if given is None else config.invocation_params.dir / given / _inside(self._item.nodeid) / name,
             config.getoption("parity_update")))
         self.reports.append(outcome.report)
@@ -131,13 +132,18 @@ class Parity:
         self.missing.extend(outcome.missing)
         return outcome
 
+    def _typed(self) -> str:
+        """The test's id as it is typed in the folder that pytest was called in."""
+        path = os.path.relpath(self._item.path, self._item.config.invocation_params.dir)
+        return f"{path}::{self._item.nodeid.partition('::')[2]}"
+
     def _skip(self, reasons: Iterable[str]) -> None:
         __tracebackhide__ = True
         self.missing.extend(reasons)
         pytest.skip("; ".join(self.missing))
 
     def _note(self, outcome: Outcome) -> None:
-        told = [("parity_verdict", outcome.report.verdict), *((NOTE, note) for note in outcome.notes)]
+        told = [("parity_verdict", outcome.verdict), *((NOTE, note) for note in outcome.notes)]
         bad = next((c.first_bad.tensor for c in outcome.report.candidates if c.first_bad is not None), None)
         if bad is not None:
             told.append(("parity_first_bad", bad))
@@ -150,9 +156,9 @@ def _chosen(candidates: Sequence[AnyModel], wanted: Sequence[str]) -> Sequence[A
     """The candidates that --parity-targets leaves: targets, and what runs on them."""
     if not wanted:
         return candidates
-    targets = [c for c in candidates if isinstance(c, str) and not looks_like_file(c)]
+    targets = [c for c in candidates if isinstance(c, str) and not is_file(c)]
     kept = [t for t in targets if matches(t, wanted)]
-    others = [c for c in candidates if not (isinstance(c, str) and c in targets)]
+    others = [c for c in candidates if not isinstance(c, str) or is_file(c)]
     runs = kept or (not targets and matches(_DEFAULT, wanted))
     return [*kept, *others] if runs else []
 

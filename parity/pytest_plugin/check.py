@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
-from parity.api import compare, load_model
-from parity.baseline.drift import Drift, better, worse
+from parity.api import calibration_of, compare_asked, first_feed, model_of
+from parity.backends.base import backend_of
+from parity.baseline.drift import Drift, better, uncovered, worse
 from parity.baseline.message import regression
 from parity.baseline.noise import layer_noise
 from parity.baseline.record import Baseline, Baselines, baseline_of, by_name, inputs_of, load, save
-from parity.contenders import Request, feeds_of
 from parity.errors import UsageError
-from parity.graph.feeds import Feed, seeded_feed
 from parity.graph.model import Model
-from parity.precision.calibration import Calibration
-from parity.pytest_plugin.case import Case, command, is_path, matches
+from parity.pytest_plugin.case import Case, command, matches
 from parity.report import words
 from parity.report.message import failure
-from parity.report.record import Candidate, Report
+from parity.report.record import Candidate, Report, Verdict
 from parity.report.write import ensure_writable, write_report, write_whole
 from parity.targets import Target
 
@@ -33,7 +32,7 @@ class Place:
     """Where a comparison stands, and what was asked for on the command line.
 
     Attributes:
-        nodeid: of the test.
+        nodeid: of the test, as it is typed there.
         folder: that pytest was called in.
         baseline: file of the comparison's baselines.
         reports: folder for its report; None for none.
@@ -53,6 +52,8 @@ class Outcome:
 
     Attributes:
         report: all of it.
+        verdict: the report's; "divergence" also where a fault that the outputs hide fails the test, "regression" where
+            the run is worse than its baseline while within tolerance.
         failure: why the test fails; empty where it passes.
         missing: of the candidates that may be missing and are: which, and why.
         notes: what the summary of the session should say.
@@ -60,6 +61,7 @@ class Outcome:
     """
 
     report: Report
+    verdict: Verdict | Literal["regression"]
     failure: str
     missing: tuple[str, ...]
     notes: tuple[str, ...]
@@ -73,7 +75,9 @@ def check(case: Case, place: Place) -> Outcome:
         ParityError: an argument makes no sense, the reference cannot run, or a baseline cannot be read.
         KeyboardInterrupt: the comparison was interrupted.
     """
-    report = replace(_compared(case), command=command(case, place.nodeid, place.folder))
+    for target in case.allow:
+        backend_of(Target.parse(target.rpartition(" on ")[2]))  # a misspelt one would allow nothing
+    report = replace(compare_asked(case.asked), command=command(case, place.nodeid, place.folder))
     if report.partial:
         raise KeyboardInterrupt
     missing = [c for c in report.candidates if c.status == "unavailable" and matches(c.target, case.allow)]
@@ -94,15 +98,11 @@ def check(case: Case, place: Place) -> Outcome:
     written = _written(report, place.reports, html=bool(failing or drifted))
     said = failure(report, failing, written) if failing else ""
     if drifted and not failing:
-        said = regression(report, *drifted[0], place.baseline, written)  # one target's is enough to act on
-    return Outcome(report, said, tuple(f"{words.target(c)}: {words.line(c.reason)}" for c in missing), notes, written)
-
-
-def _compared(case: Case) -> Report:
-    return compare(
-        case.model, case.inputs, candidates=case.candidates, reference=case.reference, tolerance=case.tolerance,
-        judges=case.judges, labels=case.labels, calibration=case.calibration, shapes=case.shapes, samples=case.samples,
-        seed=case.seed, optimization=case.optimization, threads=case.threads, fixes=case.fixes)
+        again = shlex.join(["pytest", place.nodeid])
+        said = regression(report, *drifted[0], place.baseline, again, written)  # one target's is enough to act on
+    verdict = "regression" if drifted and not failing else "divergence" if failing else report.verdict
+    left_out = tuple(f"{words.target(c)}: {words.line(c.reason)}" for c in missing)
+    return Outcome(report, verdict, said, left_out, notes, written)
 
 
 def _written(report: Report, folder: Path | None, *, html: bool) -> Path | None:
@@ -131,16 +131,16 @@ def _store(case: Case, report: Report, sound: Mapping[str, Candidate], known: Ba
     """Store the figures of what is within tolerance, beside those of targets that this run left out."""
     if not sound:
         return ()
-    fresh = {name: baseline_of(report, c, _noise(case, report, c)) for name, c in sound.items()}
+    model = model_of(case.asked)
+    fresh = {name: baseline_of(report, c, _noise(case, model, c)) for name, c in sound.items()}
     if {**known, **fresh} != known:
         save(place.baseline, {**known, **fresh})
     return (f"stored the baseline of {', '.join(fresh)} in {place.baseline}",)
 
 
-def _noise(case: Case, report: Report, candidate: Candidate) -> dict[str, float]:
-    model = load_model(case.model)
-    feed = _feed(case, model, report)
-    calibration = Calibration.load(model, Path(case.calibration)) if is_path(case.calibration) else None
+def _noise(case: Case, model: Model, candidate: Candidate) -> dict[str, float]:
+    feed = first_feed(model, case.asked)
+    calibration = calibration_of(model, case.calibration)
     try:
         target = Target.parse(candidate.target.rpartition(" on ")[2])
     except UsageError:  # tensors taken elsewhere
@@ -148,15 +148,6 @@ def _noise(case: Case, report: Report, candidate: Candidate) -> dict[str, float]
     own = None if candidate.model is None else Path(candidate.model.path)
     return layer_noise(Model.load(own) if own is not None and own.is_file() else model, target, feed, calibration,
                        case.seed)
-
-
-def _feed(case: Case, model: Model, report: Report) -> Feed:
-    """The first of the inputs; for values in memory, which may be anything, seeded ones of their shapes."""
-    if case.inputs is None or is_path(case.inputs):
-        shapes = [f"{n}={'x'.join(map(str, s))}" for n, s in (case.shapes or {}).items()]
-        named = [] if case.inputs is None else [str(case.inputs)]
-        return feeds_of(model, Request(Path(), inputs=named, shapes=shapes), case.seed)[0][0]
-    return seeded_feed(model, case.seed, {i.name: i.shape for i in report.inputs})[0]
 
 
 def _absent(case: Case, sound: Mapping[str, Candidate], known: Baselines, place: Place) -> tuple[str, ...]:
@@ -184,6 +175,11 @@ def _drifted(report: Report, sound: Mapping[str, Candidate], known: Baselines, p
                 f"the baseline of {name} at {place.baseline} was taken with other inputs: "
                 f"{baseline.samples} × {', '.join(baseline.inputs)}",
                 "Give the same inputs, or store it anew with `pytest --parity-update`.")
+        lost = uncovered(baseline, candidate)
+        if lost:
+            raise UsageError(
+                f"the baseline of {name} at {place.baseline} says nothing of {', '.join(lost)}, which it is to hold",
+                "Store it anew with `pytest --parity-update`.")
         moved = worse(baseline, candidate)
         if moved:
             found.append((candidate, moved, baseline))

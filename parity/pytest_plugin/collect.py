@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
-from parity.errors import ParityError
+from parity.errors import ParityError, UsageError
 from parity.pytest_plugin.asserting import Parity
 from parity.pytest_plugin.case import Case, located
 from parity.pytest_plugin.listed import Pair, pairs_in
@@ -38,17 +39,18 @@ class PairItem(pytest.Item):
 
     def runtest(self) -> None:
         """Compare."""
-        run(self, self.pair.case)
+        run(self, lambda: self.pair.case)
 
     def reportinfo(self) -> tuple[Path, int | None, str]:
         """Where it is listed."""
         return self.path, None, self.name
 
 
-def run(item: pytest.Item, case: Case) -> None:
-    """Compare for a test that has no line of its own to point at."""
+def run(item: pytest.Item, asked: Callable[[], Case | None]) -> None:
+    """Compare what is asked for, if anything is, for a test that has no line of its own to point at."""
     try:
-        failure = item.stash[PARITY].run(case).failure
+        case = asked()
+        failure = "" if case is None else item.stash[PARITY].run(case).failure
     except ParityError as error:
         failure = told(error)
     if failure:
@@ -58,17 +60,23 @@ def run(item: pytest.Item, case: Case) -> None:
 def case_of_marker(item: pytest.Item) -> Case | None:
     """What the marker of a test asks for, paths taken from the test's folder; None where it has none.
 
+    The marker of a function goes over that of its class, and that over its module's.
+
     Raises:
-        CollectError: the marker's arguments make no sense.
+        UsageError: the marker's arguments make no sense, or there are two, of which either might hold.
     """
-    marker = item.get_closest_marker("parity")
-    if marker is None or isinstance(item, PairItem):
+    found = [(node, marker) for node, marker in item.iter_markers_with_node("parity")]
+    if not found or isinstance(item, PairItem):
         return None
+    closest, marker = found[0]
+    if sum(node is closest for node, _ in found) > 1:
+        raise UsageError("two markers `parity` stand on one test, and either might hold",
+                         "Write one that lists all candidates, or make two tests of it.")
     try:
         return located(Case(*marker.args, **marker.kwargs), item.path.parent)
     except TypeError as error:
         said = str(error).replace("Case.__init__()", "the marker `parity`")
-        raise pytest.Collector.CollectError(f"{item.nodeid}: {said}") from error
+        raise UsageError(said, f"Known: {', '.join(f.name for f in fields(Case))}.") from error
 
 
 def told(error: ParityError) -> str:

@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path, PurePath
 from typing import Final
 
 from parity.errors import ParityError, UsageError
-from parity.pytest_plugin.case import KEEPING, Case, located
+from parity.pytest_plugin.case import Case, located
 from parity.targets import Target
 
 FILE = "parity.toml"
@@ -32,6 +32,7 @@ _KINDS: Final[Mapping[str, tuple[type | tuple[type, ...], str]]] = {
     "samples": (int, "a number"), "seed": (int, "a number"), "optimization": (str, "text"),
     "threads": (int, "a number"), "fixes": (bool, "true or false"), "strict": (bool, "true or false"),
     "baseline": (str, "text")}
+_DEFAULT: Final = ["onnxruntime"]  # targets of a model that says nothing else
 _OWN = frozenset({"path", "name"})  # of one model only
 _FIELDS = frozenset(f.name for f in fields(Case))
 
@@ -68,7 +69,9 @@ def pairs_in(path: Path) -> list[Pair]:
         raise UsageError(f"{path} cannot be read ({error})", "Mend the file.") from error
     table = data if path.name == FILE else data.get("tool", {}).get("parity", {})
     try:
-        found = list(_pairs(table, path.parent))
+        found = list(_pairs(table, path.parent)) if table else []
+        if not found and (table or path.name == FILE):
+            raise UsageError("no model is listed", 'Write path = "model.onnx" under [[model]].')
     except ParityError as error:
         raise UsageError(f"{path.name}: {error.message}", error.hint) from error
     twice = [name for name, count in Counter(pair.name for pair in found).items() if count > 1]
@@ -90,33 +93,45 @@ def _pairs(table: Mapping[str, object], folder: Path) -> Iterator[Pair]:
     models = table.get("model", [])
     if not isinstance(models, list) or not all(isinstance(m, dict) for m in models):
         raise UsageError("`model` is not a list of tables", "Write [[model]] before each model.")
+    listed = {target for each in (table, *models) for target in _texts(each.get("targets"))} | {*_DEFAULT}
     for own in models:
         path = own.get("path")
         if not isinstance(path, str):
             raise UsageError("a model has no `path`", 'Write path = "model.onnx" under [[model]].')
         _check(own, path, _KINDS.keys())
-        yield from _pairs_of({"name": str(PurePath(path).with_suffix("")), **shared, **own}, folder)
+        try:
+            whole = {"name": str(PurePath(path).with_suffix("")), **shared, **own}
+            targets = _texts(whole.get("targets", _DEFAULT))
+            yield from _pairs_of(whole, targets if "tolerance" in own else listed, folder)
+        except ParityError as error:
+            raise UsageError(f"{path}: {error.message}", error.hint) from error
 
 
-def _pairs_of(table: Mapping[str, object], folder: Path) -> Iterator[Pair]:
-    targets = table.get("targets", ["onnxruntime"])
-    assert isinstance(targets, list)  # noqa: S101 - _check looked
+def _texts(value: object) -> list[str]:
+    return [each for each in value if isinstance(each, str)] if isinstance(value, list) else []
+
+
+def _pairs_of(table: Mapping[str, object], limited: Collection[str], folder: Path) -> Iterator[Pair]:
+    """A model on each of its targets; `limited` are those that its tolerance may name."""
+    targets = _texts(table.get("targets", _DEFAULT))
+    if not targets:
+        raise UsageError("targets is empty, so there is nothing to compare", 'Write e.g. targets = ["onnxruntime"].')
     plain = {key: value for key, value in table.items() if key in _FIELDS}
     for target in targets:
         Target.parse(target)
         told = {**plain, "model": table["path"], "candidates": [target],
-                "tolerance": _tolerance(table.get("tolerance", ()), target, targets)}
+                "tolerance": _tolerance(table.get("tolerance", ()), target, limited)}
         yield Pair(f"{table['name']}[{target}]", target, located(Case(**told), folder))  # type: ignore[arg-type]
 
 
-def _tolerance(told: object, target: str, targets: Sequence[str]) -> object:
+def _tolerance(told: object, target: str, targets: Collection[str]) -> object:
     """What a table says for one target: its own limits over those for all."""
     if not isinstance(told, dict):
         return told
     unknown = [key for key, value in told.items() if isinstance(value, dict) and key not in targets]
     if unknown:
         raise UsageError(f"`tolerance` names {unknown[0]!r}, which is none of the targets",
-                         f"Targets: {', '.join(targets)}.")
+                         f"Targets: {', '.join(sorted(targets))}.")
     return {**{k: v for k, v in told.items() if not isinstance(v, dict)}, **told.get(target, {})}
 
 
@@ -133,5 +148,3 @@ def _check(table: Mapping[str, object], where: str, known: Collection[str]) -> N
             raise UsageError(f"`{key}` of {where} is {value!r}, not {meaning}", "Mend the entry.")
         if kind is list and not all(isinstance(item, str) for item in value):  # type: ignore[attr-defined]
             raise UsageError(f"`{key}` of {where} holds something else than text", f"Write {meaning}.")
-    if table.get("baseline", "off") not in KEEPING:
-        raise UsageError(f"`baseline` of {where} is {table['baseline']!r}", f"Known: {', '.join(KEEPING)}.")

@@ -16,9 +16,11 @@ from parity.reduce.expect import Expectation
 from parity.reduce.locate import Symptom
 from parity.reduce.sides import Sides
 from parity.reduce.trials import Shown
+from parity.reduce.verify import Ending
 
 _HOW = "    python test_repro.py        # or: pytest test_repro.py"
-_STATUS = "Status 0: right. `REPRO_MODEL=FILE` runs another model on the same inputs."
+_STATUS = ("Status 0: right. A last line that begins with WRONG: an output is off. Anything else: the model did not "
+           "run. `REPRO_MODEL=FILE` runs another model on the same inputs.")
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,16 +74,17 @@ class Story:
         """Whether what runs is another graph than what it is judged by."""
         return self.sides.candidate is not self.sides.judge or self.limited
 
-    def markdown(self, clean: bool | None) -> str:
+    def markdown(self, repro: str, reference: Ending | None) -> str:
         """The whole text.
 
         Args:
-            clean: whether the test passes on reference.onnx; None where there is none.
+            repro: SHA-256 of repro.onnx, in hex.
+            reference: what the test came to on reference.onnx; None where there is none.
         """
-        return "\n".join(_lines(self, clean)) + "\n"
+        return "\n".join(_lines(self, repro, reference)) + "\n"
 
 
-def _lines(story: Story, clean: bool | None) -> Iterator[str]:
+def _lines(story: Story, repro: str, reference: Ending | None) -> Iterator[str]:
     shown = story.shown
     yield f"# {story.title}"
     yield ""
@@ -93,8 +96,8 @@ def _lines(story: Story, clean: bool | None) -> Iterator[str]:
                ("the model's outputs may." if story.limited else "rounding explains."))
     if story.differs:
         yield "`expected.npz` is by the operators and weights of the reference model."
-    if clean is not None:
-        yield f"On `reference.onnx`, which holds these, the same runtime is {'right' if clean else 'WRONG, too'}."
+    if reference is not None:
+        yield f"On `reference.onnx`, which holds these, the same runtime {_DOES[reference.outcome]}{_words(reference)}."
     yield from ("", "## How to run it", "", _HOW, "", _STATUS, "", "## Figures", "")
     yield from _figures(shown)
     yield from ("", "## The model", "", "| node | operator | inputs | outputs |", "| --- | --- | --- | --- |")
@@ -107,8 +110,18 @@ def _lines(story: Story, clean: bool | None) -> Iterator[str]:
     if shown.version:
         yield f"* {story.sides.target.backend} {shown.version} on {shown.device}"
     yield from (f"* {name}: {value}" for name, value in environment(story.options).items() if value)
-    source = f"a model of {len(story.model.graph.nodes)} nodes (SHA-256 {story.model.sha256[:16]}…)"
-    yield from ("", f"Reduced with parity from {source}, candidate `{story.contender.target}`.")
+    yield from ("", f"`repro.onnx` has SHA-256 {repro}.",
+                f"Reduced with parity, candidate `{story.contender.target}`, from {_origin(story)}.")
+
+
+def _origin(story: Story) -> str:
+    """The model that goes wrong, and what it was held against where that is another."""
+    own = story.contender.model
+    return _named(story.model) if own is None else f"{_named(own)}, held against {_named(story.model)}"
+
+
+def _named(model: Model) -> str:
+    return f"a model of {len(model.graph.nodes)} nodes (SHA-256 {model.sha256[:16]}…)"
 
 
 def _figures(shown: Shown) -> Iterator[str]:
@@ -147,17 +160,23 @@ def _cell(text: str) -> str:
     return text.replace("|", "\\|")
 
 
-_ON_REFERENCE = {None: "", True: ", passes on reference.onnx",
-                 False: "; FAILS on reference.onnx, too: the target goes wrong there as well"}
+_DOES = {"right": "is right", "wrong": "is WRONG, too", "failed": "fails"}
+_ON_REFERENCE = {"right": ", passes on reference.onnx",
+                 "wrong": "; is WRONG on reference.onnx, too: the target goes wrong there as well",
+                 "failed": "; reference.onnx does not run, and so says nothing"}
 
 
-def summary(story: Story, runs: int, clean: bool | None, folder: Path) -> str:
+def _words(reference: Ending) -> str:
+    return f", which says nothing about it: {reference.said}" if reference.outcome == "failed" else ""
+
+
+def summary(story: Story, runs: int, reference: Ending | None, folder: Path) -> str:
     """What to tell on the terminal.
 
     Args:
         story: of the repro.
         runs: of the target that it took.
-        clean: whether the test passes on reference.onnx; None where there is none.
+        reference: what the test came to on reference.onnx; None where there is none.
         folder: of the files.
     """
     shown = story.shown
@@ -165,6 +184,7 @@ def summary(story: Story, runs: int, clean: bool | None, folder: Path) -> str:
         f"{e.tensor} is off by {e.error(shown.outputs[e.tensor]):.3g}, tolerance {e.tolerance:.3g}"
         for e in shown.broken[:1])
     nodes = len(shown.part.nodes)
+    beside = "" if reference is None else _ON_REFERENCE[reference.outcome]
     size = f"{nodes} node{'s' * (nodes != 1)}, {runs} runs of the target"
-    lines = [story.title, f"  {worst}", f"  {size}; fails again in a fresh process{_ON_REFERENCE[clean]}"]
+    lines = [story.title, f"  {worst}", f"  {size}; fails again in a fresh process{beside}"]
     return "\n".join([*lines, *(f"  {note}" for note in story.notes), f"  in {folder}: BUG.md, test_repro.py"])

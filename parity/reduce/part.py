@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import onnx
 
-from parity.analysis.tolerance import model_precision
+from parity.analysis.tolerance import HALF_FORMATS, model_precision
 from parity.backends.base import Feed
 from parity.errors import ModelError
 from parity.graph.constants import constant_values
@@ -46,10 +47,11 @@ class Part:
 
     @property
     def reference_feed(self) -> Feed:
-        """The feed in the reference's own types: a variant's FP16 inputs in FP32, where it computes in that."""
-        if model_precision(self.candidate) != "fp16" or model_precision(self.reference) != "fp32":
-            return self.feed
-        return {n: v.astype(np.float32) if v.dtype == np.float16 else v for n, v in self.feed.items()}
+        """The feed in the types that the reference declares; the feed itself where these are the candidate's."""
+        declared = {spec.name: spec.dtype for spec in self.reference.graph.inputs if spec.dtype is not None}
+        other = {n: v.astype(declared[n]) for n, v in self.feed.items()
+                 if v.dtype.name in HALF_FORMATS and declared.get(n, v.dtype) != v.dtype}
+        return {**self.feed, **other} if other else self.feed
 
     def fed(self, feed: Feed) -> Part:
         """The same part on other values, whose shapes may differ."""
@@ -86,11 +88,21 @@ class Whole:
         if not wanted:
             raise ModelError("no tensor that both sides have leaves these nodes", "Take in more of them.")
         feed = {n: np.asarray(self.values[n]) for n in inputs}
-        candidate, reference = self.candidate.between(feed, wanted), self.reference.between(feed, wanted)
+        candidate = self.candidate.between(feed, wanted)
+        reference = self.reference.between({n: self._as_reference(v) for n, v in feed.items()}, wanted)
         if folded:
             candidate, reference = with_constants_folded(candidate), with_constants_folded(reference)
         used = {i.name for m in (candidate, reference) for i in m.graph.inputs}
         return Part(candidate, reference, {n: v for n, v in feed.items() if n in used})
+
+    @cached_property
+    def _in_full(self) -> bool:
+        """Whether no tensor of the reference is in half precision."""
+        return model_precision(self.reference) == "fp32"
+
+    def _as_reference(self, value: np.ndarray) -> np.ndarray:
+        """A value of the candidate's in the type that it has in the reference."""
+        return value.astype(np.float32) if self._in_full and value.dtype.name in HALF_FORMATS else value
 
     def _closed(self, indices: Collection[int]) -> tuple[list[Node], list[str]]:
         """The nodes in order, with those that nothing is known to stand in for; and what they read from outside."""

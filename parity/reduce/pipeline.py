@@ -15,7 +15,6 @@ from pathlib import Path
 from parity.analysis.tolerance import Tolerance
 from parity.backends.base import Feed, RunOptions
 from parity.contenders import Contender, Request, contenders_of, feeds_of
-from parity.convert import write_text
 from parity.errors import BackendFailed, UsageError
 from parity.graph.model import Model
 from parity.precision.calibration import Calibration
@@ -28,7 +27,7 @@ from parity.reduce.shrink import one_row, used_rows
 from parity.reduce.sides import Sides, sides_of
 from parity.reduce.trials import Shown, Trials
 from parity.reduce.verify import Verified, verify
-from parity.reduce.write import write_repro
+from parity.reduce.write import files_in, staged, write_report, write_repro
 from parity.sample import Options, Progress, reference_run
 from parity.targets import Target
 
@@ -67,7 +66,7 @@ class Repro:
         story: what is told of it.
         runs: of the target, those to verify it included.
         verified: what the files did in a fresh process.
-        written: the files, by what they are.
+        written: the files by name.
     """
 
     shown: Shown
@@ -123,7 +122,7 @@ def reduce(model: Model, contender: Contender, feed: Feed, calibration: Calibrat
     Raises:
         BackendUnavailable: the target cannot run here.
         BackendFailed: the fault is not shown by any part that can be cut out, nor by the files in a fresh process.
-        OutputError: the files cannot be written.
+        OutputError: the files cannot be written. Whatever is raised, the folder holds what it held before.
     """
     sample = reference_run(model, feed, Target("pytorch"), Options(order.run, progress=order.progress))
     sides = sides_of(model, contender, sample.survey, feed, calibration, order.run.seed)
@@ -141,13 +140,14 @@ def reduce(model: Model, contender: Contender, feed: Feed, calibration: Calibrat
     shown, notes = _with_less(found, order)
     notes = (*notes, *_unoptimised(shown, sides, trials, order))
     story = Story(model, contender, sides, symptom, shown, order.run, notes, limited=found.limited)
-    written = write_repro(shown, story, folder)
-    verified = verify(folder, shown, ran_reference="reference" in written)
-    if not verified.shown:
-        raise BackendFailed(f"the repro in {folder} does not show the fault in a fresh process: {verified.said}",
-                            "The fault may come and go: try `parity check MODEL`.")
-    written["report"] = folder / "BUG.md"
-    write_text(story.markdown(verified.clean), written["report"])
+    with staged(folder) as unproven:
+        verified = verify(unproven, shown, ran_reference=write_repro(shown, story, unproven))
+        if not verified.shown:
+            raise BackendFailed(f"{story.operators}, which {contender} gets wrong, is no repro: in a fresh process "
+                                f"the test ends with {verified.repro.said!r}",
+                                "The fault may come and go: try `parity check MODEL`.")
+        write_report(story, verified.reference, unproven)
+    written = {file.name: file for file in files_in(folder)}
     return Repro(shown, symptom, story, trials.count + verified.runs, verified, written)
 
 

@@ -8,10 +8,29 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, TypeAlias
 
 from parity.reduce.trials import Shown, kind_of
 
 _PATIENCE = 600.0  # seconds
+_WRONG = "WRONG: "  # what test_repro.py says of outputs that are off
+# Every output is within its tolerance; one is not; or there were none to look at.
+Outcome: TypeAlias = Literal["right", "wrong", "failed"]
+
+
+@dataclass(frozen=True)
+class Ending:
+    """What the test came to on one model.
+
+    Attributes:
+        outcome: "failed" where the model could not be run: what it computes is then neither right nor wrong.
+        status: of the process; None where it gave no answer, negative where a signal ended it.
+        said: what was wrong, else its last words.
+    """
+
+    outcome: Outcome
+    status: int | None
+    said: str
 
 
 @dataclass(frozen=True)
@@ -19,16 +38,19 @@ class Verified:
     """What the test did.
 
     Attributes:
-        shown: it fails on repro.onnx, in the way that was seen before.
-        said: its last words.
-        clean: it passes on reference.onnx; None where there is none.
-        runs: of the target.
+        repro: on repro.onnx.
+        shown: it fails there in the way that was seen before.
+        reference: on reference.onnx; None where there is none.
     """
 
+    repro: Ending
     shown: bool
-    said: str
-    clean: bool | None
-    runs: int
+    reference: Ending | None
+
+    @property
+    def runs(self) -> int:
+        """Of the target."""
+        return 1 if self.reference is None else 2
 
 
 def verify(folder: Path, shown: Shown, *, ran_reference: bool) -> Verified:
@@ -39,27 +61,29 @@ def verify(folder: Path, shown: Shown, *, ran_reference: bool) -> Verified:
         shown: what was seen before.
         ran_reference: whether there is a reference.onnx to run too.
     """
-    status, said = _run(folder, "repro.onnx")
-    again = _fails_alike(status, said, shown.failure) if shown.failure else "WRONG: " in said
-    clean = _run(folder, "reference.onnx")[0] == 0 if ran_reference else None
-    return Verified(again, said or f"status {status}", clean, 1 + ran_reference)
+    repro = _run(folder, "repro.onnx")
+    again = _fails_alike(repro, shown.failure) if shown.failure else repro.outcome == "wrong"
+    return Verified(repro, again, _run(folder, "reference.onnx") if ran_reference else None)
 
 
-def _fails_alike(status: int | None, said: str, failure: str) -> bool:
+def _fails_alike(ending: Ending, failure: str) -> bool:
     """Whether a process ended, or complained, as the target did before."""
-    if status is None or status < 0:
-        end = "gave no answer" if status is None else f"died of {signal.Signals(-status).name}"
+    if ending.status is None or ending.status < 0:
+        end = "gave no answer" if ending.status is None else f"died of {signal.Signals(-ending.status).name}"
         return kind_of(failure) == end
-    return status > 0 and "WRONG: " not in said and kind_of(failure) in (kind_of(said), f"exited with status {status}")
+    return ending.outcome == "failed" and kind_of(failure) in (
+        kind_of(ending.said), f"exited with status {ending.status}")
 
 
-def _run(folder: Path, model: str) -> tuple[int | None, str]:
-    """The status, None where it gave no answer, and the last line on standard error."""
+def _run(folder: Path, model: str) -> Ending:
+    """The test on one of the models; names of its folder, which is not where the files will be, are left out."""
     environment = {**os.environ, "REPRO_MODEL": str(folder.resolve() / model)}
     try:
         done = subprocess.run([sys.executable, "test_repro.py"], cwd=folder, env=environment,
                               capture_output=True, text=True, errors="replace", timeout=_PATIENCE, check=False)
     except subprocess.TimeoutExpired:
-        return None, f"no answer within {_PATIENCE:g} s"
-    lines = done.stderr.strip().splitlines()
-    return done.returncode, lines[-1] if lines else ""
+        return Ending("failed", None, f"no answer within {_PATIENCE:g} s")
+    lines = done.stderr.replace(f"{folder.resolve()}{os.sep}", "").strip().splitlines()
+    wrong = next((line for line in lines if line.startswith(_WRONG)), "")
+    outcome: Outcome = "right" if done.returncode == 0 else "wrong" if wrong else "failed"
+    return Ending(outcome, done.returncode, wrong or (lines[-1] if lines else f"status {done.returncode}"))

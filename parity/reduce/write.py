@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
@@ -20,21 +23,62 @@ from parity.graph.weights import read_weight
 from parity.reduce.bug import Story
 from parity.reduce.script import script_of
 from parity.reduce.trials import Shown
+from parity.reduce.verify import Ending
 
 # Weights up to this size go into the model's own file; protobuf ends at 2 GB.
 _EMBED_BYTES = 2**30
 
 
-def write_repro(shown: Shown, story: Story, folder: Path) -> dict[str, Path]:
+# What a repro consists of; weights of more than protobuf holds lie beside their model.
+_FILES = ("repro.onnx", "reference.onnx", "inputs.npz", "expected.npz", "test_repro.py", "BUG.md")
+
+
+def files_in(folder: Path) -> list[Path]:
+    """The files of a repro that a folder holds."""
+    known = [*_FILES, *(f"{name}.data" for name in _FILES if name.endswith(".onnx"))]
+    return [folder / name for name in known if (folder / name).is_file()]
+
+
+@contextmanager
+def staged(folder: Path) -> Iterator[Path]:
+    """A place for a repro's files that takes the place of the repro in a folder when all is well, and goes otherwise.
+
+    Raises:
+        OutputError: the files cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=folder, prefix=".parity-") as unproven:
+            yield Path(unproven)
+            made = {file.name: file.replace(folder / file.name) for file in files_in(Path(unproven))}
+            for file in files_in(folder):
+                if file.name not in made:  # of an earlier repro
+                    file.unlink()
+    except OSError as error:
+        raise OutputError(f"cannot write to {folder} ({error.strerror or error})",
+                          "Choose another folder with -o DIR.") from error
+
+
+def write_report(story: Story, reference: Ending | None, folder: Path) -> None:
+    """Write BUG.md beside the other files.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    repro = sha256((folder / "repro.onnx").read_bytes()).hexdigest()
+    write_text(story.markdown(repro, reference), folder / "BUG.md")
+
+
+def write_repro(shown: Shown, story: Story, folder: Path) -> bool:
     """Write repro.onnx, inputs.npz, expected.npz and test_repro.py, and reference.onnx where that differs.
 
     Args:
         shown: the part.
         story: what is told of it.
-        folder: made if it is not there; files of these names are replaced.
+        folder: where to.
 
     Returns:
-        The files, by what they are.
+        Whether there is a reference.onnx.
 
     Raises:
         OutputError: a file cannot be written.
@@ -42,29 +86,18 @@ def write_repro(shown: Shown, story: Story, folder: Path) -> dict[str, Path]:
     part = shown.part
     known = {**story.symptom.values, **shown.outputs} if shown.failure else shown.outputs
     made = {e.tensor: (known[e.tensor].dtype, known[e.tensor].shape) for e in shown.expected if e.tensor in known}
-    files = {"repro": folder / "repro.onnx", "inputs": folder / "inputs.npz", "expected": folder / "expected.npz",
-             "test": folder / "test_repro.py"}
-    models = {"repro": _finished(part.candidate, made)}
+    models = {"repro.onnx": _finished(part.candidate, made)}
     if story.differs and part.reference_feed is part.feed:
-        files["reference"] = folder / "reference.onnx"
-        models["reference"] = _finished(part.reference, {
+        models["reference.onnx"] = _finished(part.reference, {
             e.tensor: (_widened(made[e.tensor][0]) if story.limited else made[e.tensor][0], e.values.shape)
             for e in shown.expected if e.tensor in made})
-    else:
-        (folder / "reference.onnx").unlink(missing_ok=True)  # of an earlier run
-    script = script_of(story.title, story.claim, shown.expected, story.sides.target, story.options,
-                         apart=bool(shown.failure))
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, model in models.items():
-            write_model(model, files[name])
-        _write_npz(files["inputs"], part.feed)
-        _write_npz(files["expected"], {e.tensor: _plain(e.values) for e in shown.expected})
-    except OSError as error:
-        raise OutputError(f"cannot write to {folder} ({error.strerror or error})",
-                          "Choose another folder with -o DIR.") from error
-    write_text(script, files["test"])
-    return files
+    for name, model in models.items():
+        write_model(model, folder / name)
+    _write_npz(folder / "inputs.npz", part.feed)
+    _write_npz(folder / "expected.npz", {e.tensor: _plain(e.values) for e in shown.expected})
+    write_text(script_of(story.title, story.claim, shown.expected, story.sides.target, story.options,
+                         apart=bool(shown.failure)), folder / "test_repro.py")
+    return "reference.onnx" in models
 
 
 def _widened(kind: np.dtype) -> np.dtype:

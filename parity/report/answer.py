@@ -18,12 +18,16 @@ def focus(report: Report) -> int | None:
                default=None)
 
 
+# How a command begins that compares, and perhaps proposes a fix.
+_COMPARING = ("parity compare", "parity.compare", "pytest")
+
+
 def is_repair(report: Report) -> bool:
     """Whether the run was for a fix, as `parity fix` is, rather than for a comparison that proposes one too."""
     if len(report.candidates) != 1 or report.candidates[0].status != "ok":
         return False
     asked = report.command.startswith("parity fix")
-    return asked or (bool(report.candidates[0].fixes) and not report.command.startswith(("parity compare", "pytest")))
+    return asked or (bool(report.candidates[0].fixes) and not report.command.startswith(_COMPARING))
 
 
 def fixed_name(model: str) -> str:
@@ -88,6 +92,12 @@ def next_step(report: Report) -> str:
         return f"Make {words.visible(missing.target)} run ({words.line(missing.reason)})." if missing else (
             "Check the targets.")
     shown = report.candidates[chosen]
+    hidden = words.mark(shown) == "warn" and not shown.fixes
+    return step_for(report, shown) + (" With --strict, the run fails on it." if hidden else "")
+
+
+def step_for(report: Report, shown: Candidate) -> str:
+    """The next thing to do about one candidate that ran."""
     if shown.fixes or (is_repair(report) and words.mark(shown) == "bad"):
         return _after_fix(report, shown)
     look = _look(shown)
@@ -103,8 +113,7 @@ def _look(shown: Candidate) -> str:
     if found is None:
         return ("Nothing to do: the outputs agree." if words.mark(shown) == "good" else
                 "Look in the layer table at where the accumulated error grows.")
-    look = _between(found) if found.region else _at(shown, found)
-    return look + (" With --strict, the run fails on it." if words.mark(shown) == "warn" else "")
+    return _between(found) if found.region else _at(shown, found)
 
 
 def _between(found: FirstBad) -> str:
@@ -130,6 +139,9 @@ def _fixable(candidate: Candidate) -> bool:
 
 def _command(report: Report, candidate: Candidate) -> str:
     """`parity fix` for a candidate, on the inputs and with the limits of the comparison."""
+    if report.command and not report.command.startswith("parity "):
+        target = shlex.quote(words.visible(candidate.target))
+        return f"`parity fix MODEL --for {target}`, with the model and its inputs in files,"
     model, target = (shlex.quote(words.visible(text)) for text in (report.model.path, candidate.target))
     return " ".join([f"`parity fix {model} --for {target}", *_same_options(report.command)]) + "`"
 

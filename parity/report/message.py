@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,11 +21,11 @@ def failure(report: Report, candidates: Sequence[Candidate], written: Path | Non
         candidates: those of its candidates that fail; at least one.
         written: where the report's files are, if they were written.
     """
-    lines = [*_outputs(candidates[0]), *account(report, candidates[0])]
+    lines = [*_outputs(candidates[0]), *blame(report, candidates[0]), *_remedy(report, candidates[0])]
     lines += [("also", f"{words.target(c)}: {words.verdict(c)}") for c in candidates[1:_MORE]]
     if len(candidates) > _MORE:
         lines.append(("also", f"{len(candidates) - _MORE} more: {', '.join(map(words.target, candidates[_MORE:]))}"))
-    lines += [("report", told(written)), ("again", reproduce(report, candidates[0]))]
+    lines += [("report", told(written)), ("again", words.visible(report.command))]
     return laid_out(f"{subject(report, candidates[0])}: {words.verdict(candidates[0])}", lines)
 
 
@@ -43,17 +42,6 @@ def subject(report: Report, candidate: Candidate) -> str:
     return f"{words.target(candidate)} against {model}"
 
 
-def reproduce(report: Report, candidate: Candidate) -> str:
-    """The command that shows it again."""
-    if report.command:
-        return words.visible(report.command)
-    parts = ["parity", "compare", report.model.path, "-r", report.reference.target, "-c", candidate.target]
-    files = dict.fromkeys(i.source.removeprefix("file ") for i in report.inputs if not i.source.startswith("seeded"))
-    parts += [part for name in files for part in ("--input", name)] if files else ["--seed", str(report.seed)]
-    parts += ["--samples", str(report.samples)] if report.samples > 1 and not files else []
-    return words.visible(shlex.join(parts))
-
-
 def told(written: Path | None) -> str:
     """Where the report is; nothing where none was written."""
     return "" if written is None else str(written)
@@ -65,9 +53,9 @@ def _outputs(candidate: Candidate) -> list[tuple[str, str]]:
     return lines + [("asked", words.task(task)) for task in candidate.tasks if not task.passed][:2]
 
 
-def account(report: Report, candidate: Candidate) -> list[tuple[str, str]]:
-    """The first bad layer, its share, the cause and the fix, as (label, text), as far as they are known."""
-    found, fix = candidate.first_bad, repairs.best(candidate)
+def blame(report: Report, candidate: Candidate) -> list[tuple[str, str]]:
+    """The first bad layer, its share and the cause, as (label, text), as far as they are known."""
+    found = candidate.first_bad
     lines: list[tuple[str, str]] = []
     if found is not None:
         layer = words.blamed_layer(candidate)
@@ -78,12 +66,15 @@ def account(report: Report, candidate: Candidate) -> list[tuple[str, str]]:
         lines.append(("kind", words.KINDS[found.kind]))
         if layer is not None and layer.share is not None:
             lines.append(("share", f"{shares.percent(layer.share)} of the output error"))
-    lines += [("why", f"{words.visible(each.cause)}: {_short(words.cause(each))}") for each in candidate.diagnoses[:1]]
+    return lines + [("why", f"{words.visible(each.cause)}: {_short(words.cause(each))}")
+                    for each in candidate.diagnoses[:1]]
+
+
+def _remedy(report: Report, candidate: Candidate) -> list[tuple[str, str]]:
+    fix = repairs.best(candidate)
     if fix is not None:
-        lines.append(("fix", repairs.sentence(candidate, fix)))
-    elif candidate.status == "ok":
-        lines.append(("next", answer.next_step(report)))
-    return lines
+        return [("fix", repairs.sentence(candidate, fix))]
+    return [("next", answer.step_for(report, candidate))] if candidate.status == "ok" else []
 
 
 def worst_output(candidate: Candidate) -> Layer | None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parity.baseline.drift import MARGIN, SHARE, better, worse
+from parity.baseline.drift import MARGIN, SHARE, better, uncovered, worse
 from parity.baseline.message import regression
 from parity.baseline.record import Baseline, Figures, baseline_of
 from parity.report.record import Candidate, Report
@@ -60,6 +60,18 @@ def test_what_can_no_longer_be_compared_is_worse_and_what_is_new_is_not() -> Non
     assert worse(replace(accepted(0.0), tensors={}), one(0.5)) == ()
 
 
+def test_a_baseline_that_covers_nothing_is_told() -> None:
+    """An output without a figure in it, or a run of whose tensors it knows none, is not held to anything."""
+    now = good()
+    whole = baseline_of(report(now), now, {})
+    assert uncovered(whole, now) == ()
+    assert uncovered(replace(whole, outputs={}), now) == ("logits",)
+    assert uncovered(replace(whole, outputs={"logits": Figures(None, None, 0.0)}), now) == ("logits",)
+    assert uncovered(replace(whole, tensors={}), now) == tuple(t.tensor for t in now.tensors[:3])
+    some = dict(list(whole.tensors.items())[:1])
+    assert uncovered(replace(whole, tensors=some), now) == ()
+
+
 def fault(noise: Mapping[str, float]) -> tuple[Report, Candidate, Baseline]:
     """A run with a fault at layer 17, within tolerance, and the baseline without."""
     now = replace(bad(), verdict="parity", outputs=(output("logits", 0.0312, limit=0.1),))
@@ -78,13 +90,19 @@ def test_the_layer_that_moved_comes_first() -> None:
 def test_the_message_names_layer_figures_output_and_what_to_type() -> None:
     """About ten lines, the answer first."""
     shown, now, baseline = fault(dict.fromkeys((f.tensor for f in good().tensors), 1e-7))
-    said = regression(shown, now, worse(baseline, now), baseline, Path("b.json"), Path("out/report.html"))
-    assert len(said.splitlines()) <= 11
+    said = regression(shown, now, worse(baseline, now), baseline, Path("b.json"), "pytest t.py::test",
+                      Path("out/report.html"))
+    assert len(said.splitlines()) <= 12
     for part in ("worse than its baseline, while within tolerance", now.tensors[17].tensor, "model.py:27",
                  "what the layer itself adds is 0.02", "rounding explains", "output     logits", "limit 0.1",
-                 "b.json; `pytest --parity-update`", "out/report.html", "again      "):
+                 "b.json; `pytest t.py::test --parity-update`", "out/report.html", "again      pytest t.py::test",
+                 f"next       Find what changed at {now.tensors[17].tensor}",
+                 "since then the same model and version of the runtime"):
         assert part in said
-    assert "since then" not in said
+    assert "Nothing to do" not in said
     other = regression(shown, now, worse(baseline, now), replace(baseline, sha256="other", version="1.30"),
-                       Path("b.json"))
+                       Path("b.json"), "pytest t.py::test")
     assert "the model is another file; the runtime was 1.30, is 1.31.1" in other
+    memory = replace(shown, model=replace(shown.model, path="main_graph"))
+    said = regression(memory, now, worse(baseline, now), replace(baseline, sha256="other"), Path("b.json"), "pytest t")
+    assert "since then the model, which is in memory, is not the same to the byte" in said

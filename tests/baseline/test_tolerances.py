@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parity.baseline.tolerances import HEADROOM, _spread, rounded_up
+from parity.api import compare_asked
+from parity.asked import MOST_SEED
+from parity.baseline.tolerances import HEADROOM, Spread, _spread, listed, rounded_up
 from parity.contenders import Request
 from parity.pytest_plugin.listed import pairs_in
 from tests.builders import CommandLine, chain, saved
 from tests.models import FIXTURES
 from tests.report.samples import bad, good, nonfinite
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 CNN = FIXTURES / "digits_cnn"
 
@@ -39,14 +48,46 @@ def test_every_target_gets_a_limit_that_its_errors_keep_to_and_that_a_list_takes
     outcome = command("calibrate-tolerance", model.name, "-c", "onnxruntime", "-c", "onnxruntime:fp16", "--seeds", "3")
     assert outcome.status == 0, outcome.err
     assert outcome.out.count("(3 runs)") == 2
-    listed = command.folder.parent / "parity.toml"
-    listed.write_text(outcome.out.partition("\n\n")[2], encoding="utf-8")
-    limits = {pair.target: pair.case.tolerance["rel_l2"] for pair in pairs_in(listed)}  # type: ignore[call-overload]
+    toml = command.folder.parent / "parity.toml"
+    toml.write_text(outcome.out.partition("\n\n")[2], encoding="utf-8")
+    limits = {pair.target: pair.case.tolerance["rel_l2"] for pair in pairs_in(toml)}  # type: ignore[call-overload]
     assert limits.keys() == {"onnxruntime", "onnxruntime:fp16"}
     assert 0 < limits["onnxruntime"] < limits["onnxruntime:fp16"] < 1e-2
     again = command.compare(model, "-c", "onnxruntime", "--seed", "1", "--tolerance",
                             f"rel_l2={limits['onnxruntime'] / HEADROOM}")
     assert again.status == 0
+
+
+def test_the_list_has_all_that_was_measured_with(command: CommandLine) -> None:
+    """Calibration, shapes, reference, seed and optimisation, quoted whatever paths are called; run, it passes."""
+    folder = command.folder.parent / 'a "b"\\c'
+    folder.mkdir()
+    model = saved(folder / "model.onnx", chain())
+    np.savez(folder / "cal.npz", x=np.random.default_rng(0).normal(size=(4, 8)).astype(np.float32))
+    outcome = command("calibrate-tolerance", model, "-c", "onnxruntime:int8", "-r", "pytorch:fp64", "--seeds", "2",
+                      "--seed", "3", "--calibration", folder / "cal.npz", "--shape", "x=4x8", "--optimization", "off")
+    assert outcome.status == 0, outcome.err
+    toml = command.folder.parent / "parity.toml"
+    toml.write_text(outcome.out.partition("\n\n")[2], encoding="utf-8")
+    case = pairs_in(toml)[0].case
+    assert (case.model, case.calibration) == (model, folder / "cal.npz")
+    assert (case.shapes, case.reference, case.seed, case.optimization) == ({"x": [4, 8]}, "pytorch:fp64", 3, "off")
+    assert compare_asked(case.asked).verdict == "parity"
+
+
+@pytest.mark.parametrize("text", ["plain", 'a"b', "a\\b", "ü\n\t\x7f\x01", "名"])
+def test_any_name_is_quoted_as_toml_reads_it(text: str) -> None:
+    """Quotes, backslashes and control characters come back as they were."""
+    request = Request(Path(text), targets=["onnxruntime"], shapes=[f"{text}=2"])
+    found = tomllib.loads(listed(request, [Spread("onnxruntime", (0.1,), 0.0, 0.2)], 0, "all"))["model"][0]
+    assert (found["path"], found["shapes"]) == (Path(text).as_posix(), {text: [2]})
+
+
+def test_seeds_past_the_largest_are_refused(command: CommandLine) -> None:
+    """In one line, not by the runtime."""
+    model = saved(command.folder.parent / "model.onnx", chain())
+    outcome = command("calibrate-tolerance", model, "--seed", MOST_SEED, "--seeds", 2)
+    assert (outcome.status, len(outcome.err.splitlines())) == (2, 2)
 
 
 def test_given_inputs_are_run_once_and_rounding_makes_the_rest(command: CommandLine) -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
+import torch
 
+from parity.api import compare
 from tests.pytest_plugin.conftest import Project
 
 pytest_plugins = ["pytester"]
@@ -56,8 +59,13 @@ def test_a_run_that_is_worse_fails_within_tolerance_and_names_the_layer(kept: Pr
     result.stdout.fnmatch_lines([
         "E *worse than its baseline, while within tolerance", "E *moved      c (MatMul)*the layer itself adds is 0.*",
         "E *output     y: relative L2 error*was*limit 0.1", "E *since then the model is another file",
-        "E *baseline *test_it.json; `pytest --parity-update` accepts this run instead"])
+        "E *next       Find what changed at c (MatMul)*",
+        "E *baseline *test_it.json; `pytest test_models.py::test_it --parity-update` accepts this run instead",
+        "E *again      pytest test_models.py::test_it"])
     assert len([line for line in result.outlines if line.startswith("E  ")]) <= 12
+    assert not any("Nothing to do" in line for line in result.outlines)
+    kept.run("--junitxml", "junit.xml")
+    assert 'name="parity_verdict" value="regression"' in (kept.folder / "junit.xml").read_text(encoding="utf-8")
 
 
 def test_a_run_that_is_better_passes_and_says_so(project: Project) -> None:
@@ -95,9 +103,13 @@ def test_a_missing_baseline_passes_unless_it_is_required(kept: Project) -> None:
 
 
 @pytest.mark.parametrize("damage", ["", "{", "[]", '{"schema_version": 2}', '{"schema_version": 1, "targets": 3}',
-                                    '{"schema_version": 1, "targets": {"x": {"model": "y"}}}', "\x00"])
+                                    '{"schema_version": 1, "targets": {"x": {"model": "y"}}}', "\x00",
+                                    "NOISE -1.0", "NOISE NaN", 'NOISE "nan"'])
 def test_a_damaged_baseline_fails_and_can_be_stored_anew(kept: Project, damage: str) -> None:
     """It is never taken for none, and --parity-update mends it."""
+    if damage.startswith("NOISE"):  # under which anything would pass, or nothing
+        text = (kept.folder / STORED).read_text(encoding="utf-8")
+        damage = re.sub(r'"noise": [^}]*', f'"noise": {damage.removeprefix("NOISE ")}', text)
     (kept.folder / STORED).write_text(damage, encoding="utf-8")
     result = kept.run()
     result.assert_outcomes(failed=1)
@@ -137,7 +149,7 @@ def test_candidates(parity):
 """)
     project.run("--parity-update").assert_outcomes(passed=2)
     kept = project.folder / "parity_baselines" / "test_models"
-    assert {path.name for path in kept.iterdir()} == {"test_calls.json", "test_calls.2.json", "test_candidates.json"}
+    assert {path.name for path in kept.iterdir()} == {"test_calls.json", "test_calls~2.json", "test_candidates.json"}
     both = json.loads((kept / "test_candidates.json").read_text(encoding="utf-8"))["targets"]
     errors = {name: entry["outputs"]["y"]["error"] for name, entry in both.items()}
     assert errors["net.onnx on onnxruntime"] < 1e-5 < errors["net.onnx on onnxruntime (2)"]
@@ -151,3 +163,42 @@ def test_a_target_that_was_left_out_keeps_its_baseline(project: Project) -> None
     project.run("--parity-update", "--parity-targets", "pytorch").assert_outcomes(passed=1)
     assert json.loads((project.folder / STORED).read_text(encoding="utf-8"))["targets"].keys() == {
         "onnxruntime", "pytorch:fp64"}
+
+
+def test_a_baseline_that_covers_nothing_fails(kept: Project) -> None:
+    """One of other tensors holds this run to nothing, which is not the same as keeping to it."""
+    text = (kept.folder / STORED).read_text(encoding="utf-8")
+    (kept.folder / STORED).write_text(text.replace('"y":', '"z":'), encoding="utf-8")
+    result = kept.run()
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*test_it.json says nothing of y, which it is to hold*--parity-update*"])
+
+
+def test_a_module_has_a_baseline(project: Project) -> None:
+    """Of itself and of its export's targets; a module whose export moved is told within tolerance."""
+    compare(torch.nn.Linear(2, 2), [torch.ones(1, 2)])  # imports what an export does: pytester would forget it
+    project.write("test_models.py", """
+import torch
+
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.last = torch.nn.Linear(8, 8), torch.nn.Linear(8, 2)
+
+    def forward(self, x):
+        return self.last(self.first(x).relu())
+
+def test_it(parity):
+    parity.assert_parity(Net(), ["onnxruntime:int8"], torch.ones(3, 8) / 3, tolerance="rel_l2=0.3", fixes=False)
+""")
+    project.run("--parity-update").assert_outcomes(passed=1)
+    stored = json.loads((project.folder / STORED).read_text(encoding="utf-8"))["targets"]
+    assert stored.keys() == {"module", "onnxruntime:int8"}
+    assert all(entry["outputs"] and entry["tensors"] for entry in stored.values())
+    project.run().assert_outcomes(passed=1)
+    del stored["module"]
+    for figures in (*stored["onnxruntime:int8"]["tensors"].values(), *stored["onnxruntime:int8"]["outputs"].values()):
+        figures.update(error=0.0, noise=0.0)
+    (project.folder / STORED).write_text(json.dumps({"schema_version": 1, "targets": stored}), encoding="utf-8")
+    project.run().assert_outcomes(failed=1)

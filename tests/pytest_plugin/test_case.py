@@ -17,6 +17,7 @@ def test_paths_are_taken_from_the_folder_and_targets_are_left() -> None:
     case = located(written, Path("/p"))
     assert (case.model, case.inputs, case.labels) == (Path("/p/m.onnx"), Path("/p/in.npz"), Path("/p/l.npy"))
     assert list(case.candidates) == ["onnxruntime", Path("/p/sub/other.onnx"), Path("/abs/dump.npz")]
+    assert located(Case("m.onnx", inputs="x=sub/in.npy"), Path("/p")).inputs == "x=/p/sub/in.npy"
 
 
 @pytest.mark.parametrize(("target", "wanted", "expected"), [
@@ -29,13 +30,16 @@ def test_a_target_is_meant_as_a_whole_or_by_its_backend(target: str, wanted: lis
     assert matches(target, wanted) is expected
 
 
-def test_the_command_says_all_that_the_comparison_was_asked_for(tmp_path: Path) -> None:
-    """Paths below the folder are short, defaults are left out."""
+def test_the_command_says_all_that_the_comparison_was_asked_for(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Paths below the folder are short, those from where the test stands are as it meant them, defaults left out."""
+    (tmp_path / "sub").mkdir()
+    monkeypatch.chdir(tmp_path / "sub")
     case = Case(tmp_path / "m.onnx", ["onnxruntime:int8", tmp_path / "o.onnx"], tmp_path / "in put.npz",
                 {"rel_l2": 1e-3}, ["tensorrt"], judges=["top1"], labels="l.npy", calibration="c", strict=True,
                 threads=2)
     assert command(case, "t.py::test", tmp_path) == (
-        "parity compare m.onnx o.onnx -c onnxruntime:int8 --input 'in put.npz' --labels l.npy --calibration c "
+        "parity compare m.onnx o.onnx -c onnxruntime:int8 --input 'in put.npz' --labels sub/l.npy --calibration sub/c "
         "--tolerance rel_l2=0.001 --judge top1 --threads 2 --strict")
 
 
@@ -59,6 +63,18 @@ def test_names_of_tests_become_names_of_files(one: str, other: str) -> None:
     assert not name.startswith(".")
     assert 0 < len(name.encode()) < 200
     assert name.isprintable()
-    if one != other and slug(other) == name:
-        plain = [text.replace("::", "-").replace("[", "-").replace("]", "").replace(":", "-") for text in (one, other)]
-        assert plain[0] == plain[1]
+    assert (slug(other) == name) is (one == other)
+
+
+@pytest.mark.parametrize("names", [
+    ("test_col[x:y]", "test_col[x-y]"), ("A::b", "A[b]", "A-b", "A.b"), ("t[a]", "t[a", "t-a", "t[a]]"),
+    ("t", "t[]", "t-"), ("m[onnxruntime:int8]", "m[onnxruntime-int8]")])
+def test_names_that_differ_only_in_signs_are_told_apart(names: tuple[str, ...]) -> None:
+    """Each has reports and baselines of its own."""
+    assert len({slug(name) for name in names}) == len(names)
+
+
+def test_an_ordinary_name_can_be_read() -> None:
+    """No hash where none is needed."""
+    assert [slug(n) for n in ("test_it", "TestA::test_it", "test_it[a-0.5]")] == [
+        "test_it", "TestA.test_it", "test_it-a-0.5"]

@@ -48,6 +48,23 @@ name = "again"
     assert (pairs[2].case.tolerance, pairs[2].case.seed) == ("fp16", 4)
 
 
+def test_limits_of_all_models_may_be_for_targets_of_some(tmp_path: Path) -> None:
+    """A table at the top speaks of any target that is listed; a model's own only of its own."""
+    text = """
+tolerance = { rel_l2 = 1e-3, "onnxruntime:int8" = { rel_l2 = 0.5 } }
+[[model]]
+path = "a.onnx"
+[[model]]
+path = "b.onnx"
+targets = ["onnxruntime:int8"]
+"""
+    assert [pair.case.tolerance for pair in pairs_in(listing(tmp_path, text))] == [{"rel_l2": 1e-3}, {"rel_l2": 0.5}]
+    for wrong in (text.replace("int8\" = {", "fp16\" = {"),
+                  text + '[[model]]\npath = "c.onnx"\ntolerance = { "onnxruntime:int8" = { rel_l2 = 0.5 } }\n'):
+        with pytest.raises(UsageError, match="none of the targets"):
+            pairs_in(listing(tmp_path, wrong))
+
+
 def test_pyproject_lists_models_too_and_need_not(tmp_path: Path) -> None:
     """[tool.parity] holds what parity.toml does."""
     text = '[project]\nname = "x"\n'
@@ -64,7 +81,16 @@ def test_pyproject_lists_models_too_and_need_not(tmp_path: Path) -> None:
     ("[[model]]\npath = 'm.onnx'\ntargets = [3]", "something else than text"),
     ("[[model]]\npath = 'm.onnx'\ntargets = ['onnxruntime:fp17']", "unknown precision 'fp17'"),
     ("[[model]]\npath = 'm.onnx'\nseed = true", "not a number"),
-    ("[[model]]\npath = 'm.onnx'\nbaseline = 'never'", "`baseline` of m.onnx is 'never'"),
+    ("[[model]]\npath = 'm.onnx'\nbaseline = 'never'", "m.onnx: baseline='never' is unknown. Known: optional"),
+    ("[[model]]\npath = 'm.onnx'\ntargets = []", "m.onnx: targets is empty"),
+    ("targets = ['onnxruntime']", "no model is listed"), ("", "no model is listed"),
+    ("[[model]]\npath = 'm.onnx'\nsamples = 0", "m.onnx: samples=0 makes no sense"),
+    ("[[model]]\npath = 'm.onnx'\nthreads = 0", "from 1 to 1024"),
+    ("[[model]]\npath = 'm.onnx'\noptimization = 'fast'", "Known: off, basic, extended, all"),
+    ("[[model]]\npath = 'm.onnx'\nseed = -1", "seed=-1 makes no sense"),
+    ("[[model]]\npath = 'm.onnx'\ntolerance = true", "not text, a list of texts or a table"),
+    ("[[model]]\npath = 'm.onnx'\ntolerance = { rel_l2 = true }", "tolerance of rel_l2 is True"),
+    ("[[model]]\npath = 'm.onnx'\nshapes = { x = '1x8' }", "the shape of x is '1x8'"),
     ("[[model]]\npath = 'm.onnx'\ntolerance = { 'tensorrt' = { rel_l2 = 1.0 } }", "none of the targets"),
     ("[[model]]\npath = 'm.onnx'\n[[model]]\npath = 'm.onnx'", "two tests are called m[onnxruntime]")])
 def test_a_list_that_makes_no_sense_is_refused(tmp_path: Path, text: str, words: str) -> None:

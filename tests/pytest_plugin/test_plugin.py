@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -48,6 +49,15 @@ def test_the_command_of_the_message_shows_the_same_again(project: Project) -> No
     assert done.returncode == 1, done.stdout + done.stderr
 
 
+def test_values_in_memory_are_shown_again_by_the_test_itself(project: Project) -> None:
+    """From a folder below the root, too: the id is one that can be typed there."""
+    project.write("sub/test_models.py", "import onnx\n\ndef test_it(parity):\n"
+                                        "    parity.assert_parity(onnx.load('../good.onnx'), ['../bad.onnx'])\n")
+    os.chdir(project.folder / "sub")
+    shown = next(line for line in project.run().outlines if "  again " in line).partition("again")[2].split()
+    assert shown == ["pytest", "test_models.py::test_it"]
+
+
 def test_a_divergence_can_be_expected(project: Project) -> None:
     """It is an AssertionError of a name of its own."""
     project.test(f"from parity import Diverged\nwith pytest.raises(Diverged, match='first bad'):\n    {BAD}")
@@ -61,13 +71,23 @@ def test_strict_fails_on_what_the_outputs_hide(project: Project) -> None:
     result = project.run()
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(["test_models.py:5: Diverged", "*1 failed*"])
+    assert not any("With --strict" in line for line in result.outlines)  # it is what the test did
 
 
 @pytest.mark.parametrize(("call", "words"), [
     ('parity.assert_parity("none.onnx")', "there is no model file at none.onnx"),
     ('parity.assert_parity("good.onnx", ["onnxrutime"])', "no backend is called 'onnxrutime'"),
     ('parity.assert_parity("good.onnx", tolerance="fp17")', "neither a precision nor metric=value"),
-    ('parity.assert_parity("good.onnx", inputs={"z": 1})', "no value for input 'x'")])
+    ('parity.assert_parity("good.onnx", inputs={"z": 1})', "no value for input 'x'"),
+    ('parity.assert_parity("good.onnx", baseline="requred")', "Known: optional, required, off"),
+    ('parity.assert_parity("good.onnx", [])', "candidates is empty"),
+    ('parity.assert_parity("good.onnx", "onnxruntime")', "candidates='onnxruntime' is no list"),
+    ('parity.assert_parity("good.onnx", samples=0)', "samples=0 makes no sense"),
+    ('parity.assert_parity("good.onnx", optimization="fast")', "Known: off, basic, extended, all"),
+    ('parity.assert_parity("good.onnx", tolerance=1e-3)', "does not say what is to be within it"),
+    ('parity.assert_parity("good.onnx", strict="yes")', "neither true nor false"),
+    ('parity.assert_parity("good.onnx", allow="tensorrt")', "allow='tensorrt' is no list"),
+    ('parity.assert_parity("good.onnx", allow=["tensort"])', "no backend is called 'tensort'")])
 def test_what_makes_no_sense_fails_with_one_line(project: Project, call: str, words: str) -> None:
     """An error of parity's is told without its frames."""
     project.test(call)
@@ -146,12 +166,38 @@ class TestIt(unittest.TestCase):
     project.run().assert_outcomes(failed=1)
 
 
-def test_a_marker_that_makes_no_sense_is_told_while_collecting(project: Project) -> None:
-    """A misspelt argument names itself."""
-    project.write("test_marked.py", "import pytest\n@pytest.mark.parity(modle='good.onnx')\ndef test_it(): ...\n")
+@pytest.mark.parametrize(("marker", "said"), [
+    ("modle='good.onnx'", ("the marker `parity`", "'modle'", "Known: model, candidates, ")),
+    ("'good.onnx', []", ("candidates is empty",)), ("'good.onnx', baseline='never'", ("Known: optional, required",)),
+    ("'good.onnx')\n@pytest.mark.parity('bad.onnx'", ("two markers `parity`",))])
+def test_a_marker_that_makes_no_sense_is_told_while_collecting(project: Project, marker: str,
+                                                               said: tuple[str, ...]) -> None:
+    """A misspelt argument names itself, and of two markers neither is taken."""
+    project.write("test_marked.py", f"import pytest\n@pytest.mark.parity({marker})\ndef test_it(): ...\n")
     result = project.run()
     result.assert_outcomes(errors=1)
-    assert any("the marker `parity`" in line and "'modle'" in line for line in result.outlines)
+    assert all(any(part in line for line in result.outlines) for part in said)
+    assert not any("collect.py" in line for line in result.outlines)
+
+
+def test_the_marker_of_a_function_goes_over_that_of_its_class(project: Project) -> None:
+    """As pytest's own do; a second one that a parameter brings is refused where it is met."""
+    project.write("test_marked.py", """
+import pytest
+
+@pytest.mark.parity("bad.onnx")
+class TestIt:
+    @pytest.mark.parity("good.onnx", ["pytorch:fp64"])
+    def test_it(self, parity):
+        assert parity.report.model.path.endswith("good.onnx")
+
+    @pytest.mark.parity("good.onnx", ["pytorch:fp64"])
+    @pytest.mark.parametrize("x", [pytest.param(1, marks=pytest.mark.parity("good.onnx"))])
+    def test_two(self, x): ...
+""")
+    result = project.run()
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(["parity: two markers `parity`*"])
 
 
 def test_reports_and_junit_properties_are_written(project: Project) -> None:
@@ -162,7 +208,7 @@ def test_reports_and_junit_properties_are_written(project: Project) -> None:
     project.run("--parity-report", "out", "--junitxml", "junit.xml")
     out = project.folder / "out" / "test_models"
     found = {str(path.relative_to(out)) for path in out.rglob("*.*") if path.is_file()}
-    assert found == {"test_good/report.json", "test_good.2/report.json", "test_bad/report.json",
+    assert found == {"test_good/report.json", "test_good~2/report.json", "test_bad/report.json",
                      "test_bad/report.html", "test_bad/layers.csv"}
     assert Report.load(out / "test_bad" / "report.json").command.startswith("parity compare good.onnx bad.onnx")
     properties = {(case.get("name"), p.get("name")): p.get("value")

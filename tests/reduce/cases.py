@@ -100,5 +100,5 @@ def repro_of(folder: Path, proto: ModelProto, other: ModelProto | None = None, t
 
 def operators(repro: Repro) -> list[str]:
     """What the file that was written holds."""
-    return [n.op for n in Model.load(repro.written["repro"]).graph.nodes]
+    return [n.op for n in Model.load(repro.written["repro.onnx"]).graph.nodes]
 

@@ -28,6 +28,9 @@ def test_the_exit_status_says_what_came_of_it(command: CommandLine) -> None:
     assert "passes on reference.onnx" in written.out
     assert {p.name for p in (command.folder / "repro").iterdir()} == {
         "repro.onnx", "reference.onnx", "inputs.npz", "expected.npz", "test_repro.py", "BUG.md"}
+    again = command("reduce", good, "-o", command.folder / "repro")
+    assert again.status == 0
+    assert again.out.splitlines()[1] == f"{command.folder / 'repro'} holds the repro of an earlier run"
     for wrong in (["-c", "pytorch:fp16"], ["-c", "onnxruntime@cuda"], ["-c", "onnxruntime", "-c", "onnxruntime:int8"]):
         refused = command("reduce", good, *wrong, "-o", command.folder / "refused")
         assert refused.status == 2

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from onnx import TensorProto
 
 from parity.errors import ModelError
 from parity.graph.executor import Executor
 from parity.graph.model import Model
 from parity.graph.ops.call import to_numpy
 from parity.reduce.part import Whole, ancestors, around, with_constants_folded
-from tests.builders import chain, node
+from tests.builders import chain, declared, node, proto_of
 from tests.faults import all_values
 from tests.reduce.cases import model_of, weights
 
@@ -69,3 +70,21 @@ def test_neighbours_and_ancestors() -> None:
     assert around(model, "c", 1, 0) == {1, 2}
     assert around(model, "c", 1, 2) == {1, 2, 3, 4}
     assert ancestors(model, ["d"]) == [0, 1, 2, 3]
+
+
+def test_a_part_in_half_precision_is_judged_by_one_in_full() -> None:
+    """Where a variant is cut at an FP16 tensor, the reference takes it in its own type: no operator mixes the two."""
+    wide = weights("w0", "w1")
+    narrow = {name: value.astype(np.float16) for name, value in wide.items()}
+    nodes = [node("MatMul", ["x", "w0"], ["a"]), node("Gemm", ["a", "w1"], ["y"])]
+    x = np.ones((4, 8), np.float16)
+    whole = Whole(Model.from_proto(proto_of(nodes, [declared("x", (4, 8), TensorProto.FLOAT16)],
+                                            [declared("y", None, TensorProto.FLOAT16)], narrow)),
+                  Model.from_proto(model_of(nodes, wide)), {"x": x, "a": x})
+    part = whole.part([1])
+    kinds = [[spec.dtype for spec in model.graph.inputs] for model in (part.candidate, part.reference)]
+    assert kinds == [[np.float16], [np.float32]]
+    assert {name: value.dtype for name, value in part.reference_feed.items()} == {"a": np.float32}
+    assert part.feed["a"].dtype == np.float16
+    same = Whole(whole.candidate, whole.candidate, whole.values).part([1])
+    assert same.reference_feed is same.feed

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +16,11 @@ import pytest
 
 from parity.analysis.tolerance import Tolerance
 from parity.backends.base import RunOptions
-from parity.errors import BackendFailed, BackendUnavailable, UsageError
+from parity.errors import BackendFailed, BackendUnavailable, OutputError, UsageError
 from parity.graph.model import Model
 from parity.reduce.pipeline import Order, Repro
+from parity.reduce.verify import verify
+from parity.reduce.write import staged, write_repro
 from tests.builders import chain, declared, node, proto_of
 from tests.reduce.cases import (
     ONE_THREAD,
@@ -41,35 +46,83 @@ def wrong_weight(tmp_path_factory: pytest.TempPathFactory) -> Repro:
 def ran_by_pytest(repro: Repro, model: str = "repro.onnx") -> subprocess.CompletedProcess[str]:
     """What anybody's pytest makes of the files."""
     return subprocess.run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_repro.py"],
-                          cwd=repro.written["test"].parent, env={"REPRO_MODEL": model}, capture_output=True, text=True,
-                          check=False)
+                          cwd=repro.written["test_repro.py"].parent, env={"REPRO_MODEL": model}, capture_output=True,
+                          text=True, check=False)
+
+
+def outcome_on_reference(repro: Repro) -> str:
+    """What the test came to on reference.onnx."""
+    assert repro.verified.reference is not None
+    return repro.verified.reference.outcome
 
 
 def test_a_wrong_weight_becomes_one_node(wrong_weight: Repro) -> None:
     """The node alone fails in a fresh process, passes with the reference's weight, and only what it needs is kept."""
     assert operators(wrong_weight) == ["MatMul"]
     assert wrong_weight.shown.part.outputs == ("c",)
-    assert (wrong_weight.verified.shown, wrong_weight.verified.clean) == (True, True)
+    assert wrong_weight.verified.shown
+    assert outcome_on_reference(wrong_weight) == "right"
     assert wrong_weight.runs <= 25
-    model = onnx.load(wrong_weight.written["repro"])
+    model = onnx.load(wrong_weight.written["repro.onnx"])
     onnx.checker.check_model(model, full_check=True)
     assert [t.name for t in model.graph.initializer] == ["w1"]
 
 
 def test_the_written_test_is_one_of_pytest(wrong_weight: Repro) -> None:
     """It fails on repro.onnx and passes on reference.onnx, with nothing of parity imported."""
-    assert "parity" not in wrong_weight.written["test"].read_text(encoding="utf-8")
+    assert "parity" not in wrong_weight.written["test_repro.py"].read_text(encoding="utf-8")
     assert ran_by_pytest(wrong_weight).returncode == 1
     assert ran_by_pytest(wrong_weight, "reference.onnx").returncode == 0
 
 
 def test_the_bug_report_tells_what_is_needed(wrong_weight: Repro) -> None:
     """Versions, device, figures, shapes and how to run it are in BUG.md."""
-    text = wrong_weight.written["report"].read_text(encoding="utf-8")
+    text = wrong_weight.written["BUG.md"].read_text(encoding="utf-8")
     assert text.startswith("# other.onnx on onnxruntime computes a wrong result of MatMul")
     for words in ("onnxruntime: ", "on cpu", "python test_repro.py", "| `c` |", "float32 [1, 8]", "model's own",
                   "the same runtime is right"):
         assert words in text
+    folder = wrong_weight.written["BUG.md"].parent
+    hashes = [sha256(path.read_bytes()).hexdigest() for path in (
+        folder / "repro.onnx", folder.parent / "other.onnx", folder.parent / "model.onnx")]
+    *_, first, last = text.splitlines()
+    assert first == f"`repro.onnx` has SHA-256 {hashes[0]}."
+    assert last.index(hashes[1][:16]) < last.index("held against") < last.index(hashes[2][:16])
+
+
+def test_a_reference_that_does_not_run_is_neither_right_nor_wrong(wrong_weight: Repro, tmp_path: Path) -> None:
+    """What a runtime cannot load shows no divergence, and the report says that it failed, in the runtime's words."""
+    for file in wrong_weight.written.values():
+        shutil.copy(file, tmp_path)
+    (tmp_path / "reference.onnx").write_bytes(b"no model")
+    verified = verify(tmp_path, wrong_weight.shown, ran_reference=True)
+    assert (verified.repro.outcome, verified.shown) == ("wrong", True)
+    assert verified.reference is not None
+    assert verified.reference.outcome == "failed"
+    text = wrong_weight.story.markdown("", verified.reference)
+    assert "the same runtime fails, which says nothing about it: " in text
+    assert str(tmp_path) not in text
+    assert "WRONG" not in text.split("## How to run it")[0]
+
+
+def test_the_files_come_together_or_not_at_all(tmp_path: Path) -> None:
+    """What is interrupted, or finds the disk full, leaves the repro before it as it was; the next one replaces all."""
+    found = repro_of(tmp_path, chain(), chain("w1"))
+    folder = tmp_path / "repro"
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    def broken_off(error: BaseException) -> None:
+        with staged(folder) as unproven:
+            write_repro(found.shown, found.story, unproven)
+            raise error
+
+    for error, raised in ((KeyboardInterrupt(), KeyboardInterrupt),
+                          (OSError(errno.ENOSPC, "No space left on device"), OutputError)):
+        with pytest.raises(raised):
+            broken_off(error)
+        assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    repro_of(tmp_path, requantised(), order=Order(ONE_THREAD, Tolerance({"rel_l2": 1e-3})))
+    assert {path.name for path in folder.iterdir()} == before.keys() - {"reference.onnx"}
 
 
 def test_where_nothing_is_wrong_nothing_is_written(tmp_path: Path) -> None:
@@ -104,7 +157,8 @@ def test_control_flow(build: Callable[[float], onnx.ModelProto], left: str, tmp_
     """The body of a Loop is one unit; the node in the taken branch of an If stands alone."""
     found = repro_of(tmp_path, build(1.0), build(1.01))
     assert operators(found) == [left]
-    assert (found.verified.shown, found.verified.clean) == (True, True)
+    assert found.verified.shown
+    assert outcome_on_reference(found) == "right"
 
 
 def test_a_fault_that_needs_its_neighbour(tmp_path: Path) -> None:
