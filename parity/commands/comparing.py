@@ -17,6 +17,7 @@ from parity.commands.options import (
     RUNNING,
     TENSORRT,
     Writers,
+    check_tensorrt,
     command_line,
     progress_bar,
     show,
@@ -90,13 +91,14 @@ def compare(model: Path, candidate_files: tuple[Path, ...], reference: str, cand
         ensure_writable(json_path.parent)
     tensorrt = tensorrt_options(watch, tf32=tf32, engine=engine, workspace=workspace, builder_level=builder_level,
                                 timing_cache=timing_cache, shapes=shapes)
+    targets = targets_for(engine, candidates)
+    check_tensorrt(tensorrt, (reference, *targets))
     run = RunOptions(optimization, seed=seed, memory=memory * 2**20, tensorrt=tensorrt)
     run = run if threads is None else replace(run, threads=threads)
     limits, rest = task_limits(tolerances)
     with progress_bar() as progress:
         report = compare_files(
-            Request(model, candidate_files, reference, targets_for(engine, candidates), inputs, labels, shapes, samples,
-                    calibration),
+            Request(model, candidate_files, reference, targets, inputs, labels, shapes, samples, calibration),
             Options(run, Tolerance.parse(rest, alone=bool(limits)), progress=progress, command=command_line(),
                     judges=judges, task_limits=limits, fixes=not no_fixes))
     show(report, folder, json_path, html=not no_html, verbose=verbose,
