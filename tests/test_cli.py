@@ -314,6 +314,12 @@ def test_hostile_names_in_errors_stay_on_one_line(command: CommandLine, tmp_path
     could_not(command.compare(good, "--input", npz(tmp_path / "in.npz", q=ROW)))
 
 
+def test_nothing_compared_is_no_parity(command: CommandLine, tmp_path: Path) -> None:
+    """Inputs without elements make outputs without elements, which agree about nothing."""
+    path = saved(tmp_path / "open.onnx", proto_of([node("Relu", ["x"], ["y"])], [declared("x", ("n", 3))]))
+    could_not(command.compare(path, "--shape", "x=0x3"), "'x' is empty, and so is every output")
+
+
 def test_interrupted_in_the_middle(command: CommandLine, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C while a candidate is walked: what was measured so far is written, marked partial, with status 2."""
     interrupt_after(monkeypatch, 1)
