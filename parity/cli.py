@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+import threading
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
 
 import click
 
@@ -49,10 +54,28 @@ def _complain(message: str, hint: str) -> None:
             click.echo(lead + shown, err=True)
 
 
+@contextmanager
+def _ended_as_interrupted() -> Iterator[None]:
+    """Take SIGTERM, which `timeout` and CI send, as Ctrl-C, so that no temporary folder stays; a second one kills."""
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():  # no other may
+        yield
+        return
+    former = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, former)
+
+
 def main() -> None:
     """Run the command line; every failure is one line and exit status 2."""
     try:
-        cli(prog_name="parity", standalone_mode=False)
+        with _ended_as_interrupted():
+            cli(prog_name="parity", standalone_mode=False)
     except ParityError as error:
         _complain(error.message, error.hint)
         sys.exit(COULD_NOT)

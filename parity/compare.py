@@ -131,7 +131,7 @@ def _with_fixes(model: Model, contender: Contender, candidate: Candidate, feeds:
     try:
         fixes, prices = proposals(model, target, feeds, options.calibration, demand, options.run, options.progress)
     except ParityError as error:
-        return replace(candidate, notes=(*candidate.notes, f"No fix was looked for: {error.message}."))
+        return replace(candidate, notes=(*candidate.notes, f"No fix was looked for: {error.message.rstrip('.')}."))
     return with_energies(replace(candidate, fixes=fixes), prices)
 
 

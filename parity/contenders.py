@@ -17,6 +17,7 @@ from parity.graph.dumps.dump import declared_dtypes, fitted, split_runner
 from parity.graph.dumps.read import holds_tensors, read_dump
 from parity.graph.feeds import Feed, load_arrays, load_feed, parse_shape, seeded_feed
 from parity.graph.model import Model
+from parity.graph.shapes import parse_range
 from parity.original import MODULE, Original, is_original
 from parity.report.record import InputFacts
 from parity.targets import VARIANTS, Target
@@ -154,7 +155,8 @@ def feeds_of(model: Model, request: Request, seed: int) -> tuple[list[Feed], tup
                          "Leave out --samples.")
     files = request.inputs or _inputs_among(dumps, model)
     if files:
-        if request.shapes or request.samples > 1:
+        ranges = [parse_range(text)[1] for text in request.shapes]  # what an engine is to accept, whatever is fed
+        if any(shape.min == shape.max for shape in ranges) or request.samples > 1:
             raise UsageError("--shape and --samples are for seeded inputs, and --input gives the values themselves",
                              "Leave out one or the other.")
         feed, sources = load_feed(model, files)

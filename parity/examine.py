@@ -30,7 +30,7 @@ from parity.errors import BackendFailed, BackendUnavailable, FeedError, MatchErr
 from parity.explain import Case, explain
 from parity.graph.model import Model
 from parity.preparation import make_ready
-from parity.report.assemble import accuracies, layer_of, output_layer, task_results
+from parity.report.assemble import accuracies, blamed_row, layer_of, output_layer, task_results
 from parity.report.record import Candidate
 from parity.sample import INTERRUPTED, Options, Sample, facts_of
 from parity.walk import walk
@@ -44,11 +44,13 @@ class Examined:
         candidate: its row.
         shares: of its output error; None where they were not looked for.
         hidden: watching moved the outputs by as much as the error, so the tensors do not explain the verdict.
+        searched: what came of a search in the deployed run; empty where there was none.
     """
 
     candidate: Candidate
     shares: Shares | None = None
     hidden: bool = False
+    searched: str = ""
 
 
 def examine(model: Model, contender: Contender, sample: Sample, options: Options) -> Examined:
@@ -89,14 +91,16 @@ def _one_sample(model: Model, contender: Contender, blank: Candidate, sample: Sa
         verdict="error" if seen.status != "ok" else "divergence" if said.diverges else "parity",
         watching_moved_outputs=seen.moved,
         outputs=tuple(output_layer(o, flat.graph.producer.get(o.name)) for o in outputs),
-        tensors=tuple(replace(layer_of(d, limit), portrait=said.portraits.get(d.tensor)) for d in found),
+        tensors=tuple(blamed_row(replace(layer_of(d, limit), portrait=said.portraits.get(d.tensor)), said.first_bad)
+                      for d in found),
         diagnoses=said.diagnoses, first_bad=said.first_bad, version=capture.version, device=capture.device,
         seconds=capture.seconds, latency=latency, compiled=compiled.layers,
         notes=(*ready.notes, *compiled.notes, *absence_notes(sample.outputs, capture.outputs),
                *value_notes(outputs, sample.outputs), *random_notes(ready.variant),
-               *noise_notes(outputs, tolerance, drawn), *said.notes),
+               *noise_notes(outputs, tolerance, drawn)),
         model=None if contender.model is None else facts_of(contender.model, contender.model),
-        accuracy=accuracies(sample.outputs, capture.outputs, options.labels), tasks=tasks), said.shares, said.hidden)
+        accuracy=accuracies(sample.outputs, capture.outputs, options.labels), tasks=tasks),
+        said.shares, said.hidden, said.searched)
 
 
 # Share of the outputs' tolerance from which on it is worth saying that watching changed the result.
@@ -109,12 +113,25 @@ _WATCHING_MOVES = ("Watching moved the outputs by {:.1e} (relative L2): the tens
 
 def watching_notes(samples: Sequence[Examined]) -> tuple[str, ...]:
     """What is to be said of how far watching changed the result, over all samples of one candidate."""
+    found = _search_note(samples)
     hidden = sum(s.hidden and s.candidate.first_bad is None for s in samples)  # else it was found by other means
     if hidden == len(samples):
-        return (_WATCHING_HIDES.format("", ""),)
-    notes = (_WATCHING_HIDES.format(f" of {hidden} of {len(samples)} samples", " in these"),) if hidden else ()
+        return (*found, _WATCHING_HIDES.format("", ""))
+    of = f" of {hidden} of {len(samples)} samples"
+    notes = (*found, *([_WATCHING_HIDES.format(of, " in these")] if hidden else []))
     moved = max((_noticeable(s.candidate) for s in samples if not s.hidden), default=0.0)
     return (*notes, _WATCHING_MOVES.format(moved)) if moved else notes
+
+
+def _search_note(samples: Sequence[Examined]) -> tuple[str, ...]:
+    """What came of searching the deployed run: that of the earliest layer found, for all samples."""
+    searched = [s for s in samples if s.searched]
+    if not searched:
+        return ()
+    first = min(searched, key=lambda s: math.inf if s.candidate.first_bad is None else s.candidate.first_bad.index)
+    more = len(searched) - 1
+    return (first.searched + (f" {more} more of the samples {'was' if more == 1 else 'were'} searched likewise."
+                              if more else ""),)
 
 
 def _noticeable(candidate: Candidate) -> float:

@@ -62,7 +62,7 @@ class Explanation:
         shares: of the output error; None where they were not looked for.
         portraits: what matters most close up, by tensor.
         diagnoses: the causes that fit.
-        notes: plain sentences that a reader should know.
+        searched: what came of a search in the deployed run; empty where there was none.
     """
 
     first_bad: FirstBad | None
@@ -71,7 +71,7 @@ class Explanation:
     shares: Shares | None = None
     portraits: Mapping[str, Portrait] = field(default_factory=dict)
     diagnoses: tuple[Diagnosis, ...] = ()
-    notes: tuple[str, ...] = ()
+    searched: str = ""
 
 
 def explain(case: Case, options: Options) -> Explanation:
@@ -83,10 +83,9 @@ def explain(case: Case, options: Options) -> Explanation:
     first_bad = None if blamed is None or hidden else first_bad_of(*blamed)
     if not options.explain or case.walk.status != "ok":
         return Explanation(first_bad, diverges, hidden)
-    notes: tuple[str, ...] = ()
+    searched = ""
     if hidden and diverges and case.contender.tensors is None:
-        first_bad, note = _searched(case, options)
-        notes = (note,)
+        first_bad, searched = _searched(case, options)
     shares = None if case.walk.shown is None else _shares(case, options, hidden=elsewhere)
     diagnoses: tuple[Diagnosis, ...] = ()
     if blamed is not None or diverges:
@@ -95,7 +94,7 @@ def explain(case: Case, options: Options) -> Explanation:
             case.sample.survey.flat, case.ready.variant, case.sample.feed, case.found, None if hidden else blamed,
             shown, case.sample.outputs, case.deployed, case.limit, case.ready.precision, diverges, case.walk.moved,
             *_reruns(case, options)))
-    return Explanation(first_bad, diverges, hidden, shares, _portraits(case, shares), diagnoses, notes)
+    return Explanation(first_bad, diverges, hidden, shares, _portraits(case, shares), diagnoses, searched)
 
 
 def _searched(case: Case, options: Options) -> tuple[FirstBad | None, str]:

@@ -37,6 +37,7 @@ class Ready:
         session: runs it.
         variant: the flat graph that it runs; the reference's own where it runs that.
         shown: names of the tensors that it may show.
+        order: the same and others, in the order of the graph that the session has.
         sizes: bytes of each of them, where known.
         precision: whose tolerance applies: the target's, or what the model itself computes in.
         notes: what a reader should know about the variant.
@@ -46,6 +47,7 @@ class Ready:
     session: Session
     variant: Model
     shown: frozenset[str]
+    order: tuple[str, ...]
     sizes: Mapping[str, int]
     precision: str
     notes: tuple[str, ...] = ()
@@ -95,15 +97,16 @@ def make_ready(model: Model, contender: Contender, surveyed: Survey, feed: Feed,
     runs = (deployed, flat) if fault is None else (fault.plant(flat), fault.plant(flat))
     session = backend_of(target).open(*runs, target, options)
     precision = contender.target.precision if contender.target.precision != "fp32" else model_precision(flat)
+    order = comparable_tensors(flat)
     if contender.model is not None and model_precision(flat) == model_precision(surveyed.flat):
-        shown = frozenset(wanted) & set(comparable_tensors(flat))
-        return Ready(session, surveyed.flat, shown, own.sizes, precision)  # the reference's weights are the right ones
-    shown = frozenset(comparable_tensors(flat))
+        shown = frozenset(wanted) & set(order)  # and the reference's weights are the right ones
+        return Ready(session, surveyed.flat, shown, order, own.sizes, precision)
+    shown = frozenset(order)
     if contender.model is not None and flat is own.flat:
         flat, notes = with_weights_of(surveyed.flat, flat)
     added = shown.difference(comparable_tensors(own.flat))  # by the variant: small change, of no known size
     sizes = {**dict.fromkeys(added, 0), **own.sizes}
-    return Ready(session, flat, shown, sizes, precision, notes, folder)
+    return Ready(session, flat, shown, order, sizes, precision, notes, folder)
 
 
 def _of_original(original: Original, target: Target, surveyed: Survey, feed: Feed) -> Ready:
@@ -111,7 +114,8 @@ def _of_original(original: Original, target: Target, surveyed: Survey, feed: Fee
     flat = surveyed.flat
     shown = frozenset(comparable_tensors(flat)) & original.mapping.matches.keys()
     precision = target.precision if target.precision != "fp32" else model_precision(flat)
-    return Ready(original.open(target, feed), flat, shown, surveyed.sizes, precision, original.source.notes)
+    order = comparable_tensors(flat)
+    return Ready(original.open(target, feed), flat, shown, order, surveyed.sizes, precision, original.source.notes)
 
 
 def _named(flat: Model) -> tuple[str, ...]:
@@ -128,7 +132,8 @@ def _taken_elsewhere(source: Path, surveyed: Survey, feed: Feed) -> Ready:
         raise MatchError(f"{source} cannot be compared: {(unusable or list(captured.misfits.values()))[0]}",
                          "Save it as the model has it, and take it on the inputs of this run.")
     shown = common_names(_named(flat), captured.tensors, str(source))
-    return Ready(captured, flat, shown, surveyed.sizes, _dumped_precision(flat, captured), captured.notes)
+    return Ready(captured, flat, shown, comparable_tensors(flat), surveyed.sizes, _dumped_precision(flat, captured),
+                 captured.notes)
 
 
 def _dumped_precision(flat: Model, captured: CapturedSession) -> str:

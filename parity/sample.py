@@ -82,7 +82,12 @@ def facts_of(model: Model, flat: Model) -> ModelFacts:
 
 
 def reference_run(model: Model, feed: Feed, target: Target, options: Options) -> Sample:
-    """Run the reference once, unwatched, and learn how far correct runs of it may be apart."""
+    """Run the reference once, unwatched, and learn how far correct runs of it may be apart.
+
+    Raises:
+        FeedError: an input and every output are empty, or no output fits the labels.
+        ParityError: the reference cannot run.
+    """
     options.progress("reference", 0, 2)
     surveyed = survey(model, feed, options.run.seed)
     options.progress("reference", 1, 2)
@@ -90,6 +95,10 @@ def reference_run(model: Model, feed: Feed, target: Target, options: Options) ->
     session = backend_of(target).open(model, surveyed.flat, target, options.run)
     capture = session.run(feed)
     options.progress("reference", 2, 2)
+    empty = next((name for name, value in feed.items() if not value.size), None)
+    if empty is not None and not any(value.size for value in capture.outputs.values()):
+        raise FeedError(f"input {empty!r} is empty, and so is every output of the model: there is nothing to compare",
+                        "Give larger ones: --shape NAME=AxB, or --input.")
     if options.labels is not None and not accuracies(capture.outputs, capture.outputs, options.labels):
         raise FeedError(f"{len(options.labels)} labels are given, but no output has a row of scores for each",
                         "Give one label for each row of the batch.")

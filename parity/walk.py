@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -60,8 +60,9 @@ def walk(sample: Sample, ready: Ready, what: str, unwatched: Mapping[str, np.nda
     wanted = comparable_tensors(flat)
     shown = TensorStore(options.run.memory) if keep else None
     watching = _Watching(unwatched, shown)
-    left = Stream(sample.session.watch(sample.feed, wanted, sample.survey.sizes), frozenset(wanted))
-    right = Stream(watching.passing(ready.session.watch(sample.feed, ready.shown, ready.sizes)), ready.shown)
+    left = _stream(sample.session.watch(sample.feed, wanted, sample.survey.sizes), wanted, wanted, options)
+    right = _stream(watching.passing(ready.session.watch(sample.feed, ready.shown, ready.sizes)), ready.shown,
+                    ready.order, options)
     names = frozenset(comparable_tensors(ready.variant))
     found: list[Divergence] = []
     status: Status = "ok"
@@ -75,6 +76,11 @@ def walk(sample: Sample, ready: Ready, what: str, unwatched: Mapping[str, np.nda
     except (BackendFailed, ModelError, OutputError) as error:
         status, reason = "failed", str(error)
     return Walk(found, watching.moved, shown, status, reason)
+
+
+def _stream(chunks: Iterator[Mapping[str, np.ndarray]], shown: Collection[str], order: Sequence[str],
+            options: Options) -> Stream:
+    return Stream(chunks, frozenset(shown), {name: i for i, name in enumerate(order)}, options.run.memory)
 
 
 def watched(ready: Ready, sample: Sample, options: Options) -> TensorStore:

@@ -314,6 +314,12 @@ def test_hostile_names_in_errors_stay_on_one_line(command: CommandLine, tmp_path
     could_not(command.compare(good, "--input", npz(tmp_path / "in.npz", q=ROW)))
 
 
+def test_nothing_compared_is_no_parity(command: CommandLine, tmp_path: Path) -> None:
+    """Inputs without elements make outputs without elements, which agree about nothing."""
+    path = saved(tmp_path / "open.onnx", proto_of([node("Relu", ["x"], ["y"])], [declared("x", ("n", 3))]))
+    could_not(command.compare(path, "--shape", "x=0x3"), "'x' is empty, and so is every output")
+
+
 def test_interrupted_in_the_middle(command: CommandLine, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C while a candidate is walked: what was measured so far is written, marked partial, with status 2."""
     interrupt_after(monkeypatch, 1)
@@ -389,16 +395,22 @@ main()
 """
 
 
-def test_a_real_interrupt(model: Path, tmp_path: Path) -> None:
-    """SIGINT to a process that is in the middle of a watched run: a partial report and status 2."""
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_real_interrupt(model: Path, tmp_path: Path, number: signal.Signals) -> None:
+    """A signal to a process that is in the middle of a watched run: a partial report, status 2, no temporary files."""
+    scratch = tmp_path / "tmp"
+    scratch.mkdir()
     arguments = [sys.executable, "-c", _SLOW_RUN, "compare", str(model), "-c", "onnxruntime", "-o", str(tmp_path / "r")]
     with subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                          text=True, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(FIXTURES.parent)}) as process:
+                          text=True, cwd=tmp_path,
+                          env={**os.environ, "PYTHONPATH": str(FIXTURES.parent), "TMPDIR": str(scratch)}) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "measuring\n"
-        process.send_signal(signal.SIGINT)
+        assert any(p.name.startswith("parity-") for p in scratch.iterdir())
+        process.send_signal(number)
         out, err = process.communicate(timeout=120)
     assert (process.returncode, err) == (2, "")
+    assert not any(p.name.startswith("parity-") for p in scratch.iterdir())
     report = Outcome(2, out, err, tmp_path / "r").report
     assert report.partial
     assert [t.tensor for t in report.candidates[0].tensors] == ["a", "b"]

@@ -85,6 +85,16 @@ def test_results_without_inputs_leave_them_seeded(tmp_path: Path) -> None:
         feeds_of(model, Request(tmp_path / "m.onnx", [RESULTS / "two_runners.json"]), 0)
 
 
+def test_a_range_of_shapes_beside_given_inputs(tmp_path: Path) -> None:
+    """What an engine is to accept says nothing of what is fed; a single shape does."""
+    np.savez(tmp_path / "in.npz", x=ROW)
+    given = [str(tmp_path / "in.npz")]
+    feeds, _ = feeds_of(Model(chain()), Request(tmp_path / "m.onnx", inputs=given, shapes=["x=1x8/4x8/9x8"]), 0)
+    np.testing.assert_array_equal(feeds[0]["x"], ROW)
+    with pytest.raises(UsageError, match="--shape and --samples are for seeded inputs"):
+        feeds_of(Model(chain()), Request(tmp_path / "m.onnx", inputs=given, shapes=["x=4x8"]), 0)
+
+
 def test_tensors_taken_elsewhere_are_of_one_sample(tmp_path: Path) -> None:
     """Several seeded samples would hold the same tensors against different inputs."""
     with pytest.raises(UsageError, match=r"holds tensors of one sample, and --samples asks for 3"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from parity.examine import Examined, watching_notes
-from parity.report.record import Candidate, Layer
+from parity.report.record import Candidate, FirstBad, Layer
 
 
 def examined(moved: float | None, *, hidden: bool = False, limit: float | None = 0.1) -> Examined:
@@ -29,3 +29,16 @@ def test_watching_is_told_once_for_all_samples(samples: list[Examined], said: li
     notes = watching_notes(samples)
     assert len(notes) == len(said)
     assert all(words in note for words, note in zip(said, notes, strict=True))
+
+
+def test_searches_of_several_samples_are_one_note() -> None:
+    """That of the earliest layer found; how many more there were is said, not each of them."""
+    def searched(index: int | None, said: str) -> Examined:
+        bad = None if index is None else FirstBad("c", "n", "Conv", index, "implementation", None, None)
+        return Examined(Candidate("onnxruntime", "ok", first_bad=bad), hidden=True, searched=said)
+
+    assert watching_notes([searched(3, "Found c.")]) == ("Found c.",)
+    notes = watching_notes([searched(None, "Not found."), searched(7, "Found g."), searched(3, "Found c.")])
+    assert notes[0] == "Found c. 2 more of the samples were searched likewise."
+    assert len(notes) == 2
+    assert "of 1 of 3 samples" in notes[1]

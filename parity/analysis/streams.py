@@ -23,26 +23,43 @@ class Stream:
 
     Attributes:
         chunks: the tensors as they become known.
-        shown: the names that `chunks` will bring.
+        shown: the names that `chunks` may bring.
+        order: place of each name in the graph.
+        memory: bytes of tensors to read ahead of one that does not come, before it is taken for hidden.
         values: what is held now.
     """
 
     chunks: Iterator[Mapping[str, np.ndarray]]
     shown: frozenset[str]
+    order: Mapping[str, int] = field(default_factory=dict)
+    memory: int = 0
     values: dict[str, np.ndarray] = field(default_factory=dict)
+    _held: int = 0
+    _reached: int = -1
 
     def pull(self, name: str) -> np.ndarray | None:
-        """The value of a tensor, reading on until it arrives; None where this side hides it."""
+        """The value of a tensor, reading on until it arrives; None where this side hides it.
+
+        It hides what a chunk from further down the graph comes before, once much was read: to look for it to the end
+        would hold all tensors of the model at once. Before that, it may be that this side has another order.
+        """
         while name in self.shown and name not in self.values:
+            if self._held > self.memory and self._reached > self.order.get(name, self._reached):
+                return None
             chunk = next(self.chunks, None)
             if chunk is None:
                 return None
-            self.values.update(chunk)
+            for arrived, value in chunk.items():
+                self.drop(arrived)
+                self.values[arrived] = value
+                self._held += value.nbytes
+            self._reached = min((self.order.get(n, -1) for n in chunk), default=self._reached)
         return self.values.get(name)
 
     def drop(self, name: str) -> None:
         """Free a tensor that nobody needs any more."""
-        self.values.pop(name, None)
+        value = self.values.pop(name, None)
+        self._held -= 0 if value is None else value.nbytes
 
 
 @dataclass

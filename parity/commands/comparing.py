@@ -18,6 +18,7 @@ from parity.commands.options import (
     TENSORRT,
     TORCH,
     Writers,
+    check_tensorrt,
     command_line,
     model_and_source,
     progress_bar,
@@ -102,6 +103,8 @@ def compare(model: Path | None, candidate_files: tuple[Path, ...], reference: st
         ensure_writable(json_path.parent)
     tensorrt = tensorrt_options(watch, tf32=tf32, engine=engine, workspace=workspace, builder_level=builder_level,
                                 timing_cache=timing_cache, shapes=shapes)
+    targets = targets_for(engine, candidates)
+    check_tensorrt(tensorrt, (reference, *targets))
     run = RunOptions(optimization, seed=seed, memory=memory * 2**20, tensorrt=tensorrt)
     run = run if threads is None else replace(run, threads=threads)
     limits, rest = task_limits(tolerances)
@@ -109,8 +112,8 @@ def compare(model: Path | None, candidate_files: tuple[Path, ...], reference: st
     path = _exported(source, inputs, shapes, seed, folder / "model.onnx") if model is None else model
     with progress_bar() as progress:
         report = compare_files(
-            Request(path, candidate_files, reference, targets_for(engine, candidates), inputs, labels, shapes, samples,
-                    calibration, source, names_from),
+            Request(path, candidate_files, reference, targets, inputs, labels, shapes, samples, calibration, source,
+                    names_from),
             Options(run, Tolerance.parse(rest, alone=bool(limits)), progress=progress, command=command_line(),
                     judges=judges, task_limits=limits, fixes=not no_fixes))
     show(report, folder, json_path, html=not no_html, verbose=verbose,

@@ -122,12 +122,11 @@ def write_inputs(model: Path, inputs: tuple[str, ...], seed: int, shapes: tuple[
     parity inputs model.onnx --input images.npz -o elsewhere
     """  # noqa: D301 - click wants the character itself
     from parity.contenders import Request, feeds_of
-    from parity.graph.dumps.write import write_feed
+    from parity.graph.dumps.write import write_feeds
     from parity.graph.model import Model
 
     reference = Model.load(model)
     feeds, _ = feeds_of(reference, Request(model, inputs=inputs, shapes=shapes, samples=samples), seed)
-    for number, feed in enumerate(feeds):
-        folder = output if len(feeds) == 1 else output / f"sample_{number}"
-        commands = write_feed(feed, folder, reference, model)
+    folders = [output] if len(feeds) == 1 else [output / f"sample_{number}" for number in range(len(feeds))]
+    for folder, commands in write_feeds(dict(zip(folders, feeds, strict=True)), reference, model).items():
         click.echo(f"{folder} written; in it, type for example\n" + "".join(f"    {line}\n" for line in commands))

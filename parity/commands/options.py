@@ -103,6 +103,34 @@ def tensorrt_options(watch: Watch, *, tf32: bool, engine: Path | None, workspace
                            engine, profiles={name: r for name, r in ranges.items() if r.min != r.max})
 
 
+def check_tensorrt(options: TensorRtOptions, targets: Sequence[str]) -> None:
+    """Look, before anything runs, at the files that TensorRT's options name, and at whether a target heeds them.
+
+    Args:
+        options: as given.
+        targets: the reference and the candidates; with no candidate named, TensorRT may be among the defaults.
+
+    Raises:
+        UsageError: no such file, or no such target.
+    """
+    from parity.errors import UsageError
+
+    engine, cache = options.engine, options.timing_cache
+    if engine is not None and not engine.is_file():
+        raise UsageError(f"there is no engine file at {engine}", "Check the path of --engine.")
+    if cache is not None and (cache.is_dir() or not cache.parent.is_dir()):
+        raise UsageError(f"the timing cache cannot be kept at {cache}", "Give a file in a folder that is there.")
+    given = {"--watch": options.watch != "outputs", "--workspace": options.workspace is not None,
+             "--builder-level": options.builder_level is not None, "--timing-cache": cache is not None,
+             "--shape NAME=MIN/OPT/MAX": bool(options.profiles)}
+    unheard = [] if any(t.startswith("tensorrt") for t in targets) else [name for name, there in given.items() if there]
+    if options.tf32 and not any(t.startswith("tensorrt") or "@" in t for t in targets):
+        unheard.append("--tf32")
+    if unheard and len(targets) > 1:
+        raise UsageError(f"{', '.join(unheard)} is for TensorRT, on which no target runs",
+                         "Leave it out, or give -c tensorrt.")
+
+
 def targets_for(engine: Path | None, targets: Sequence[str]) -> Sequence[str]:
     """The candidates; a given engine is one on TensorRT.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from parity.graph.dumps.trtexec import read_raw
 from parity.graph.flatten import inline_functions
 from parity.graph.graph import TensorSpec
 from parity.graph.model import Model
-from parity.graph.seeding import Bits
+from parity.graph.seeding import Bits, machine_memory, memory_to_draw
 from parity.graph.shapes import bind, candidates, describe, dims_of, guess_sizes, parse_shape, size_of
 from parity.graph.uses import Context
 
@@ -192,6 +193,7 @@ def seeded_feed(model: Model, seed: int, shapes: Mapping[str, tuple[int, ...]] =
     refusal: ParityError | None = None
     for sizes in candidates(guess, stretchable):
         resolved = {s.name: shapes[s.name] if s.name in shapes else _resolved(s, sizes) for s in model.graph.inputs}
+        _refuse_too_large(resolved)
         feed, sources = _drawn(model, resolved, seed, sample, stretchable)
         try:
             if stretchable or unranked:
@@ -227,6 +229,15 @@ def _given_sizes(model: Model, shapes: Mapping[str, tuple[int, ...]]) -> dict[st
 def _resolved(spec: TensorSpec, sizes: Mapping[str, int]) -> tuple[int, ...]:
     """The shape of an input under an assignment; a scalar where the rank is unknown."""
     return tuple(size_of(dim, sizes) or 0 for dim in dims_of(spec) or ())
+
+
+def _refuse_too_large(shapes: Mapping[str, tuple[int, ...]]) -> None:
+    needed, there = memory_to_draw(shapes.values()), machine_memory()
+    if needed > there:
+        name, shape = max(shapes.items(), key=lambda item: math.prod(item[1]))
+        raise FeedError(f"to make input {name!r} of shape {'x'.join(map(str, shape))} takes "
+                        f"{needed / 2**30:,.0f} GiB of memory, and there are {there / 2**30:,.0f}",
+                        "Give a smaller --shape.")
 
 
 def _drawn(model: Model, shapes: Mapping[str, tuple[int, ...]], seed: int, sample: int,

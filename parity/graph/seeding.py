@@ -6,8 +6,12 @@ Only PCG64's raw words are used, whose stream numpy guarantees (NEP 19), and exa
 from __future__ import annotations
 
 import math
+import os
 import zlib
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -51,6 +55,24 @@ class Bits:
         fields = [(words >> np.uint64(shift * _FIELD_BITS) & _FIELD).sum(axis=1) for shift in range(3)]
         sums: NDArray[np.int64] = np.asarray(fields, np.int64).sum(axis=0)
         return sums
+
+
+_BYTES_DRAWN = 16  # an element holds this many while it is drawn: a sum, and its copy
+
+
+def memory_to_draw(shapes: Iterable[tuple[int, ...]]) -> int:
+    """Bytes that are needed at once to draw inputs of these shapes."""
+    return _BYTES_DRAWN * sum(math.prod(shape) for shape in shapes)
+
+
+def machine_memory() -> int:
+    """Bytes of memory that this machine, or the container that this runs in, has."""
+    own = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    limits = [own]
+    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        with suppress(OSError, ValueError):  # no such limit, or "max"
+            limits.append(int(Path(path).read_text(encoding="ascii")))
+    return min(limits)
 
 
 class Domain(Protocol):

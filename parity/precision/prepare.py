@@ -62,7 +62,7 @@ def prepare(model: Model, nodes: Collection[str], opset: int, feed: Feed,
         try:
             model = _raised(model, target, feed, outputs)
         except ModelError as error:
-            notes.append(f"The model is not raised to opset {target}: {error.message}.")
+            notes.append(f"The model is not raised to opset {target}: {error.message.rstrip('.')}.")
     chosen = frozenset(nodes)
     if model.opsets.get("", 1) >= _CLIP_INPUTS_OPSET:
         model, chosen = _unfused(model, chosen)

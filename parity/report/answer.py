@@ -89,7 +89,7 @@ def next_step(report: Report) -> str:
     missing = next((c for c in report.candidates if c.status != "ok" and c.asked), None)
     chosen = focus(report)
     if report.verdict == "error" or chosen is None:
-        return f"Make {words.visible(missing.target)} run ({words.line(missing.reason)})." if missing else (
+        return f"Make {words.visible(missing.target)} run ({words.line(missing.reason).rstrip('.')})." if missing else (
             "Check the targets.")
     shown = report.candidates[chosen]
     hidden = words.mark(shown) == "warn" and not shown.fixes

@@ -43,6 +43,12 @@ def layer_of(found: Divergence, limit: float) -> Layer:
         passed=not found.to_blame, origin=origin, level=found.level, module=_module(place))
 
 
+def blamed_row(row: Layer, found: FirstBad | None) -> Layer:
+    """A tensor's row, which says that it is to blame where it is named for a NaN or Inf that its inputs explain."""
+    named = found is not None and found.kind == "nonfinite" and found.tensor == row.tensor
+    return replace(row, passed=False, origin="nonfinite") if named else row
+
+
 def output_layer(found: OutputFinding, node: Node | None) -> Layer:
     """A graph output's row; `node` makes it, None where it is an input or a weight passed through."""
     row = Layer(found.name, "", "", -1) if node is None else Layer(

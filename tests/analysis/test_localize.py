@@ -82,6 +82,20 @@ def test_a_stream_is_read_only_as_far_as_needed() -> None:
     assert stream.pull("z") is None
 
 
+def test_a_hidden_tensor_is_not_looked_for_to_the_end() -> None:
+    """Once much was read, a chunk from further down says that it is hidden; until then the order may be another."""
+    names = [f"t{i}" for i in range(100)]
+    shown = [n for n in names if n != "t3"]
+    chunks = ({n: np.ones(10)} for n in shown)
+    stream = Stream(chunks, frozenset(names), {n: i for i, n in enumerate(names)}, memory=200)
+    for name in names:
+        assert (stream.pull(name) is None) is (name == "t3")
+        assert sum(v.nbytes for v in stream.values.values()) <= 200 + 80
+        stream.drop(name)
+    swapped = Stream(iter([{"b": np.ones(10)}, {"a": np.ones(10)}]), frozenset("ab"), {"a": 0, "b": 1}, memory=200)
+    assert swapped.pull("a") is not None
+
+
 def divergence(tensor: str, *, error: float = 0.0, passed: bool = True, nonfinite: bool = False,
                shape_differs: bool = False, nan: bool = False) -> Divergence:
     """A divergence with chosen figures."""

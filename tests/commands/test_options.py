@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from parity.backends.base import TensorRtOptions
-from parity.commands.options import targets_for, tensorrt_options
+from parity.commands.options import check_tensorrt, targets_for, tensorrt_options
 from parity.errors import UsageError
 from parity.graph.shapes import ShapeRange
 from tests.builders import CommandLine
@@ -39,6 +39,33 @@ def test_an_engine_is_one_candidate(engine: str | None, targets: Sequence[str], 
             targets_for(given, targets)
     else:
         assert targets_for(given, targets) == expected
+
+
+@pytest.mark.parametrize(("options", "words"), [
+    (TensorRtOptions(engine=Path("absent.plan")), "no engine file at absent.plan"),
+    (TensorRtOptions(timing_cache=Path("absent/cache")), "cannot be kept at absent/cache"),
+    (TensorRtOptions(timing_cache=Path("/")), "cannot be kept at /"),
+])
+def test_files_that_are_not_there_are_told_at_once(options: TensorRtOptions, words: str) -> None:
+    """Not after a reference run, and not only where a GPU is."""
+    with pytest.raises(UsageError, match=words):
+        check_tensorrt(options, ["pytorch", "tensorrt"])
+
+
+@pytest.mark.parametrize(("options", "name"), [
+    (TensorRtOptions(watch="debug"), "--watch"), (TensorRtOptions(tf32=True), "--tf32"),
+    (TensorRtOptions(workspace=1), "--workspace"), (TensorRtOptions(builder_level=3), "--builder-level"),
+    (TensorRtOptions(timing_cache=Path("cache")), "--timing-cache"),
+    (TensorRtOptions(profiles={"x": ShapeRange((1,), (2,), (4,))}), "--shape NAME=MIN/OPT/MAX"),
+])
+def test_options_that_no_target_heeds_are_refused(options: TensorRtOptions, name: str) -> None:
+    """Where no target is named, or one is on TensorRT, they may count."""
+    with pytest.raises(UsageError, match=f"^{name} is for TensorRT, on which no target runs"):
+        check_tensorrt(options, ["pytorch", "onnxruntime:fp16"])
+    for targets in (["pytorch"], ["pytorch", "onnxruntime", "tensorrt-rtx:fp16"], ["tensorrt", "onnxruntime"]):
+        check_tensorrt(options, targets)
+    check_tensorrt(TensorRtOptions(tf32=True), ["pytorch", "onnxruntime@cuda"])
+    check_tensorrt(TensorRtOptions(), ["pytorch", "onnxruntime"])
 
 
 def test_without_a_gpu_the_row_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,

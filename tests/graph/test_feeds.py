@@ -532,6 +532,15 @@ def test_shapes_that_contradict_the_model(shape: tuple[int, ...], words: str) ->
         seeded_feed(two_inputs(), 0, {"x": shape})
 
 
+@pytest.mark.parametrize("shape", [(10**6, 10**6), (10**30, 10**30)])
+def test_a_shape_that_no_memory_holds_is_refused(shape: tuple[int, ...]) -> None:
+    """At once, and with what it would take; nothing is drawn."""
+    model = model_of([helper.make_node("Relu", ["x"], ["y"])], [value("x", ["n", "m"])])
+    with pytest.raises(FeedError, match=r"of shape 10+x10+ takes [\d,]+ GiB of memory, and there are ") as caught:
+        seeded_feed(model, 0, {"x": shape})
+    assert caught.value.hint == "Give a smaller --shape."
+
+
 def test_shapes_of_unknown_inputs_and_conflicting_symbols() -> None:
     """A misspelt input and two sizes for one symbol are refused."""
     with pytest.raises(FeedError, match="no input 'q'"):

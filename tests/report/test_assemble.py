@@ -13,8 +13,8 @@ from parity.compare import Options, compare
 from parity.contenders import Contender
 from parity.graph.feeds import seeded_feed
 from parity.graph.model import Model
-from parity.report.assemble import accuracies, worst_of
-from parity.report.record import Candidate, Layer
+from parity.report.assemble import accuracies, blamed_row, worst_of
+from parity.report.record import Candidate, FirstBad, Layer
 from parity.source_model.place import place_of
 from parity.targets import Target
 from tests.builders import chain
@@ -118,3 +118,12 @@ def test_accuracies() -> None:
     assert [(a.output, a.reference, a.samples) for a in found] == [("y", 1.0, 3)]
     assert found[0].candidate == pytest.approx(1 / 3)
     assert accuracies({"y": right}, {"y": right}, None) == ()
+
+
+def test_the_row_of_a_tensor_that_is_named_says_so() -> None:
+    """A NaN that the operator's inputs explain is named all the same where it comes first, and its row agrees."""
+    found = row(candidate("w1"), "a")
+    named = FirstBad("a", "first", "MatMul", 0, "nonfinite", None, None)
+    assert (blamed_row(found, named).passed, blamed_row(found, named).origin) == (False, "nonfinite")
+    for other in (None, replace(named, tensor="b"), replace(named, kind="precision")):
+        assert blamed_row(found, other) == found

@@ -20,6 +20,7 @@ from parity.graph.dumps.dump import Dump, split_runner
 from parity.graph.dumps.safetensors import read_safetensors
 from parity.graph.weights import dtype_of, read_weight
 
+_NPY = np.lib.format.MAGIC_PREFIX
 _NUMBERED = re.compile(r"(\d{4,})_(.+)")
 
 
@@ -71,11 +72,17 @@ def read_dump(source: Path) -> Dump:
 
 
 def _npz(path: Path) -> Dump:
+    if not zipfile.is_zipfile(path):  # numpy takes whatever else it is for a pickle
+        raise ValueError("File is not a zip file")
     with np.load(path, allow_pickle=False) as archive:
         return Dump({name: archive[name] for name in archive.files})
 
 
 def _npy(path: Path) -> Dump:
+    with path.open("rb") as file:
+        start = file.read(len(_NPY))
+    if start != _NPY and not start.startswith(b"\x80"):  # as a pickle does, for which numpy takes whatever else it is
+        raise ValueError("it does not start as numpy's files do")
     return Dump({"": np.load(path, allow_pickle=False)})
 
 

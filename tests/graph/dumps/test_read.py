@@ -324,3 +324,12 @@ def test_what_can_hold_tensors(tmp_path: Path) -> None:
     """By ending, or a folder; a runner after the name does not matter."""
     assert all(map(holds_tensors, [Path("a.npz"), Path("a.safetensors"), tmp_path, REAL / "results.json:trt"]))
     assert not any(map(holds_tensors, [Path("a.txt"), Path("a.onnx"), Path("a")]))
+
+
+@pytest.mark.parametrize("name", ["a.npz", "a.npy"])
+def test_text_is_not_taken_for_a_pickle(tmp_path: Path, name: str) -> None:
+    """What is no file of numpy's is said to be that; numpy would speak of pickles."""
+    (tmp_path / name).write_text("0.1, 0.2, 0.3")
+    with pytest.raises(FeedError, match="cannot be read as") as caught:
+        read_dump(tmp_path / name)
+    assert "pickle" not in str(caught.value)

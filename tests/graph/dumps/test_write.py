@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import shlex
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from onnx import TensorProto, helper
 
 from parity.errors import OutputError
 from parity.graph.dumps.read import load_arrays
-from parity.graph.dumps.write import write_feed
+from parity.graph.dumps.write import write_feeds
 from parity.graph.feeds import Feed, load_feed
 from parity.graph.model import Model
 from tests.builders import declared, node, proto_of
@@ -33,6 +34,11 @@ def model_of(feed: Feed) -> Model:
     specs = [declared(n, a.shape, helper.np_dtype_to_tensor_dtype(a.dtype)) for n, a in feed.items()]
     outputs = [declared(f"{n}→", a.shape, helper.np_dtype_to_tensor_dtype(a.dtype)) for n, a in feed.items()]
     return Model(proto_of([node("Identity", [n], [f"{n}→"]) for n in feed], specs, outputs))
+
+
+def write_feed(feed: Feed, folder: Path, model: Model, path: Path) -> tuple[str, ...]:
+    """Write one feed; returns its commands."""
+    return write_feeds({folder: feed}, model, path)[folder]
 
 
 def raw_files(commands: tuple[str, ...]) -> dict[str, str]:
@@ -77,6 +83,44 @@ def test_the_commands_fit_the_model(tmp_path: Path) -> None:
     assert "--shapes" not in lines[2, 3]
     assert "--shapes=x:2x3" in lines["n", 3]
     assert "'../my model.onnx'" in lines[2, 3]
+
+
+def test_a_scalar_is_called_one(tmp_path: Path) -> None:
+    """A static scalar has no shape to give; one of unknown rank is `scalar` to trtexec."""
+    for shape, said in (((), False), (None, True)):
+        model = Model(proto_of([node("Relu", ["x"], ["y"])], [declared("x", shape)]))
+        commands = write_feed({"x": np.zeros((), np.float32)}, tmp_path, model, tmp_path / "m.onnx")
+        assert ("--shapes=x:scalar" in " ".join(commands)) is said
+        assert "--shapes" not in " ".join(commands).replace("--shapes=x:scalar", "")
+
+
+def test_a_model_without_inputs_needs_none(tmp_path: Path) -> None:
+    """Nothing is to be loaded, so no command loads it, and no empty file stands there."""
+    model = Model(proto_of([node("Relu", ["w"], ["y"])], [], weights={"w": np.ones(3, np.float32)}))
+    commands = write_feed({}, tmp_path, model, tmp_path / "m.onnx")
+    assert {p.name for p in tmp_path.iterdir()} == {"commands.txt"}
+    assert len(commands) == 4
+    assert not any("inputs" in c.lower() or "--input" in c for c in commands)
+
+
+def test_all_is_written_or_nothing(tmp_path: Path) -> None:
+    """A disk that fills up in the second sample leaves neither the first nor half of the second, nor their folders."""
+    small, large = {"x": np.zeros(4, np.float32)}, {"x": np.zeros(2**16, np.float32)}
+    model = Model(proto_of([node("Relu", ["x"], ["y"])], [declared("x", ("n",))]))
+    kept = tmp_path / "kept"
+    before = write_feed(small, kept, model, tmp_path / "m.onnx")
+    content = {p: p.read_bytes() for p in kept.iterdir()}
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, hard))
+    try:
+        for folders in ((tmp_path / "new" / "0", tmp_path / "new" / "1"), (kept, tmp_path / "new" / "1")):
+            with pytest.raises(OutputError, match="cannot be written"):
+                write_feeds(dict(zip(folders, (small, large), strict=True)), model, tmp_path / "m.onnx")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list(tmp_path.iterdir()) == [kept]
+    assert {p: p.read_bytes() for p in kept.iterdir()} == content
+    assert before
 
 
 def test_a_name_that_trtexec_cannot_say(tmp_path: Path) -> None:
