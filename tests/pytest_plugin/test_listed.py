@@ -110,7 +110,7 @@ targets = ["onnxruntime", "pytorch:fp64", "pytorch@nowhere"]
 allow = ["pytorch"]
 """)
     project.write("sub/parity.toml", '[[model]]\npath = "../bad.onnx"\nname = "bad"\n'
-                                     'tolerance = { cosine = 2.0 }\n')
+                                     'tolerance = { sqnr_db = 500.0 }\n')
     project.run().assert_outcomes()
     result = project.run("--parity", "-v")
     result.assert_outcomes(passed=2, failed=1, skipped=1)
