@@ -8,8 +8,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
 
 from parity.analysis.attribute import Shares
 from parity.analysis.outputs import absence_notes, drawn_outputs, judge_outputs, noise_notes, random_notes, value_notes
@@ -36,11 +38,15 @@ class Examined:
         candidate: its row.
         shares: of its output error; None where they were not looked for.
         hidden: watching moved the outputs by as much as the error, so the tensors do not explain the verdict.
+        deployed: its outputs when nobody watched.
+        precision: whose tolerance applies.
     """
 
     candidate: Candidate
     shares: Shares | None = None
     hidden: bool = False
+    deployed: Mapping[str, np.ndarray] = field(default_factory=dict)
+    precision: str = "fp32"
 
 
 def examine(model: Model, contender: Contender, sample: Sample, options: Options) -> Examined:
@@ -87,7 +93,8 @@ def _one_sample(model: Model, contender: Contender, blank: Candidate, sample: Sa
                *value_notes(outputs, sample.outputs), *random_notes(ready.variant),
                *noise_notes(outputs, tolerance, drawn), *said.notes),
         model=None if contender.model is None else facts_of(contender.model, contender.model),
-        accuracy=accuracies(sample.outputs, capture.outputs, options.labels), tasks=tasks), said.shares, said.hidden)
+        accuracy=accuracies(sample.outputs, capture.outputs, options.labels), tasks=tasks), said.shares, said.hidden,
+        capture.outputs, ready.precision)
 
 
 # Share of the outputs' tolerance from which on it is worth saying that watching changed the result.

@@ -22,6 +22,8 @@ from parity.fixes.fix import Fix
 from parity.report.codec import decode, encode
 from parity.report.facts import InputFacts as InputFacts  # noqa: PLC0414 - renderers take these from here, too
 from parity.report.facts import ModelFacts as ModelFacts  # noqa: PLC0414
+from parity.report.rungs import FirstBad as FirstBad  # noqa: PLC0414
+from parity.report.rungs import Rung as Rung  # noqa: PLC0414
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -81,20 +83,6 @@ class Layer:
     noise: float | None = None
     portrait: Portrait | None = None
     module: str | None = None
-
-
-@dataclass(frozen=True)
-class FirstBad:
-    """The earliest tensor to blame, and what for."""
-
-    tensor: str
-    node: str | None
-    op: str
-    index: int
-    kind: Kind
-    accumulated: Comparison | None
-    local: Comparison | None
-    source: str | None = None
 
 
 @dataclass(frozen=True)
@@ -221,6 +209,7 @@ class Report:
         partial: the run was interrupted; what is here was measured before that.
         proposals: judges that seem to fit the outputs, in words; none was assumed.
         reads: the tensors that the node of each tensor reads, weights aside.
+        ladder: where on the way to deployment the error enters, the truth first.
     """
 
     verdict: Verdict
@@ -235,6 +224,7 @@ class Report:
     partial: bool = False
     proposals: tuple[str, ...] = ()
     reads: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    ladder: tuple[Rung, ...] = ()
     schema_version: int = SCHEMA_VERSION
 
     @property

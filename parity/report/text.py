@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from parity.fixes.fix import Fix
-from parity.report import answer, repairs, shares, words
+from parity.report import answer, ladder, repairs, shares, words
 from parity.report.record import Candidate, Layer, Report
 
 _STYLES: dict[words.Mark, str] = {"good": "bold green", "bad": "bold red", "warn": "bold yellow", "none": "dim"}
@@ -53,6 +53,7 @@ def _blocks(report: Report, width: int, *, verbose: bool, paths: Mapping[str, Pa
         without = " without the fix" if answer.is_repair(report) else ""
         yield from _titled(f"Outputs{without}", _outputs(ran, width, verbose=verbose))
     chosen = answer.focus(report)
+    yield from _ladder(report, chosen, width, verbose=verbose)
     for place, candidate in enumerate(report.candidates):
         if verbose or place == chosen:
             yield from _first_bad(report, candidate)
@@ -115,6 +116,29 @@ def _outputs(candidates: Sequence[Candidate], width: int, *, verbose: bool) -> R
     worse = sum(not output.passed for _, output in left)
     rest = f"{worse:,} beyond" if worse else "all within"
     return Group(table, Text(f"and {len(left):,} more, {rest} tolerance", "dim"))
+
+
+def _ladder(report: Report, chosen: int | None, width: int, *, verbose: bool) -> Iterable[RenderableType]:
+    """The rungs that lead to where an error enters; all of them where none does and a module was compared."""
+    way = () if chosen is None else ladder.way_to(report, report.candidates[chosen])
+    entered = ladder.sentence(way)
+    rungs = way if entered and not verbose else report.ladder
+    if not (entered or (rungs and verbose) or any(rung.stage == "export" for rung in rungs)):
+        return
+    blamed = any(rung.first_bad for rung in rungs)
+    with_what = width >= 100 or not blamed
+    table = _table("", "rung", *["changes"] * with_what, numbers=("error", "adds", "accepted"))
+    if blamed:
+        table.add_column("first bad layer", no_wrap=True)
+    room = max(12, (width - 36 - 22 * with_what) // (1 + blamed))
+    for rung in rungs:
+        mark = ladder.mark(rung)
+        bad = [_elided_text(words.blamed(rung.first_bad) if rung.first_bad else "", room)] * blamed
+        table.add_row(Text(words.SIGNS[mark], _STYLES[mark]), _elided_text(words.visible(rung.name), room),
+                      *[Text(ladder.WHAT[rung.stage], "dim")] * with_what, words.number(rung.error),
+                      Text(words.number(rung.added), _STYLES[mark]), words.number(rung.limit), *bad)
+    said = [Text(line, "dim") for line in (entered, *ladder.notes(rungs)) if line]
+    yield from _titled("Where the error enters", table, *said)
 
 
 def _first_bad(report: Report, candidate: Candidate) -> Iterable[RenderableType]:

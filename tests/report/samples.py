@@ -24,9 +24,11 @@ from parity.report.record import (
     ModelFacts,
     Reference,
     Report,
+    Rung,
     TaskAccuracy,
     Verdict,
 )
+from parity.report.rungs import Stage
 
 HOSTILE = (
     "<script>alert(1)</script>",
@@ -246,7 +248,22 @@ def pictured() -> Report:
     fast, slow = Latency(0.0121, 0.0119, 0.0130, 7), Latency(0.0302, 0.0290, 0.0331, 7)
     shown = replace(shown, tensors=tensors, latency=fast)
     run = report(replace(good(), latency=slow), shown, unavailable(), emulated())
-    return replace(run, reads=reads)
+    return climbed(replace(run, reads=reads))
+
+
+def climbed(run: Report, stages: tuple[tuple[str, Stage, float | None], ...] = (
+        ("module:fp64", "truth", None), ("module", "types", 7e-8), ("pytorch", "export", 0.12),
+        ("onnxruntime", "runtime", 3e-7))) -> Report:
+    """The run with a ladder: each rung on the one before it, what it adds beside a limit of 1e-4."""
+    rungs: list[Rung] = []
+    for name, stage, added in stages:
+        above = rungs[-1] if rungs else None
+        error = 0.0 if above is None or above.error is None else above.error + (added or 0.0)
+        rungs.append(Rung(name, stage, above.name if above else None, "logits", error, added, 1e-4 if above else None,
+                          added is None or added <= 1e-4,
+                          blame(layer(3, 0.2, 0.2)) if added is not None and added > 1e-4 else None,
+                          "In FP64, where nothing rounds, the export is off the module." * (stage == "export")))
+    return replace(run, ladder=tuple(rungs))
 
 
 def report(*candidates: Candidate, verdict: Verdict | None = None) -> Report:
@@ -275,5 +292,8 @@ EVERY = {
     "repaired": repaired(),
     "hostile findings": report(hostile_findings()),
     "pictured": pictured(),
+    "ladder": climbed(report(replace(good(), target="module", verdict="divergence"), good())),
+    "hostile ladder": climbed(report(hostile()), (("module:fp64", "truth", None), ("<b>target</b>", "other", math.nan),
+                                                  (HOSTILE[0], "other", math.inf), (HOSTILE[-1], "other", None))),
     "interrupted": replace(report(good(5)), partial=True),
 }

@@ -51,6 +51,6 @@ async function drawWithPlotly() {
 
 listen();
 choose(report.focus);
-if (find("[data-plot], #cost-plot, #history-plot") || candidates.some((each) => each.rows.some(measured)))
+if (find("[data-plot], #cost-plot, #history-plot, #ladder-plot") || candidates.some((each) => each.rows.some(measured)))
   requestAnimationFrame(() => setTimeout(drawWithPlotly));
 else document.body.dataset.drawn = "true";

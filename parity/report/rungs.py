@@ -1,0 +1,58 @@
+"""What a report says beside its layers: whom it blames, and where on the way to deployment the error enters."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from parity.analysis.localize import Kind
+from parity.analysis.measure import Comparison
+
+# What a rung of the ladder changes beside the one it stands on: nothing (the truth); FP64 for the module's own types;
+# the module for its .onnx; torch for another reference; for a runtime, with graph optimisation off or as it is; that
+# optimisation; the number format; torch.compile for eager execution; anything else, in another model or in tensors.
+Stage: TypeAlias = Literal["truth", "types", "export", "reference", "runtime", "optimised", "precision", "compiled",
+                           "other"]
+
+
+@dataclass(frozen=True)
+class FirstBad:
+    """The earliest tensor to blame, and what for."""
+
+    tensor: str
+    node: str | None
+    op: str
+    index: int
+    kind: Kind
+    accumulated: Comparison | None
+    local: Comparison | None
+    source: str | None = None
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One step on the way from the module to a deployed model; outputs only, and all of them unwatched.
+
+    Attributes:
+        name: of what ran: "module:fp64", or a candidate's target.
+        stage: what it changes beside the rung that it stands on.
+        above: name of that rung; None for the truth.
+        output: the graph output that the figures are of: the worst beside its limit; None where none was compared.
+        error: relative L2 distance from the truth, everything above included; None where the shapes differ.
+        added: relative L2 distance from the rung that it stands on; None for the truth, and where the shapes differ.
+        limit: up to which that is accepted.
+        passed: whether what it adds to every output is accepted.
+        first_bad: the earliest tensor to blame at this step.
+        note: a plain sentence that a reader should know.
+    """
+
+    name: str
+    stage: Stage
+    above: str | None
+    output: str | None = None
+    error: float | None = None
+    added: float | None = None
+    limit: float | None = None
+    passed: bool = True
+    first_bad: FirstBad | None = None
+    note: str = ""
