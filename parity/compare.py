@@ -28,6 +28,7 @@ from parity.ladder import climb, pooled
 from parity.original import MODULE, Original, check_originals, is_original, original_of
 from parity.precision.calibration import Calibration
 from parity.report.assemble import with_energies, with_export_findings, with_places, with_shares, worst_of
+from parity.report.modules import with_modules
 from parity.report.record import Candidate, InputFacts, Reference, Report, Rung, Verdict
 from parity.sample import INTERRUPTED, Sample, facts_of, reference_run
 from parity.sample import Options as Options  # noqa: PLC0414 - what `compare` takes is named here
@@ -109,11 +110,11 @@ def compare(model: Model, contenders: Sequence[Contender], feeds: Sequence[Feed]
     if options.fixes and not partial:
         candidates = tuple(_with_fixes(model, contender, candidate, feeds, options)
                            for contender, candidate in zip(contenders, candidates, strict=True))
-    return Report(
+    return with_modules(Report(
         _overall(candidates), facts_of(model, first.survey.flat), tuple(inputs), options.run.seed,
         environment(options.run), Reference(str(reference), "ok", first.seconds), candidates,
         command=options.command, samples=len(feeds), partial=partial, reads=reads_of(first.survey.flat),
-        proposals=() if options.judges else tuple(propose(first.outputs)), ladder=pooled(rungs, candidates))
+        proposals=() if options.judges else tuple(propose(first.outputs)), ladder=pooled(rungs, candidates)))
 
 
 def _told(contender: Contender, candidate: Candidate) -> Candidate:

@@ -20,7 +20,7 @@ TENSORRT = {f"backends/trt/{p.name}" for p in (ROOT / "parity" / "backends" / "t
 # ONNX Runtime's quantiser is a library that makes models, not a runtime that runs them.
 VENDORS = {"onnxruntime": {"backends/ort.py", "precision/quantize.py", "precision/ranges.py"},
            **dict.fromkeys(("tensorrt", "tensorrt_rtx", "polygraphy"), TENSORRT), "plotly": {"report/html.py"},
-           "rich": {"report/text.py", "commands/options.py"}}
+           "rich": {"report/text.py", "report/terminal.py", "report/sections.py", "commands/options.py"}}
 FILES = sorted((ROOT / "parity").rglob("*.py"))
 
 

@@ -17,6 +17,7 @@ from parity.analysis.outputs import OutputFinding, top1
 from parity.analysis.tasks import judge_tasks, within
 from parity.graph.graph import Node
 from parity.graph.model import Model
+from parity.report.modules import with_modules
 from parity.report.record import Attribution, Candidate, FirstBad, Kind, Layer, Report, TaskAccuracy, TaskResult
 from parity.source_model.mapping import Match, TensorMap
 from parity.source_model.place import Place, place_of
@@ -159,7 +160,8 @@ def with_energies(candidate: Candidate, prices: Mapping[str, float]) -> Candidat
 def with_places(report: Report, places: Mapping[str, Place]) -> Report:
     """The report with source lines and module paths, by tensor, where the graph itself did not know them."""
     ladder = tuple(replace(rung, first_bad=_traced(rung.first_bad, places)) for rung in report.ladder)
-    return replace(report, candidates=tuple(_placed(c, places) for c in report.candidates), ladder=ladder)
+    return with_modules(
+        replace(report, candidates=tuple(_placed(c, places) for c in report.candidates), ladder=ladder))
 
 
 def _traced(found: FirstBad | None, places: Mapping[str, Place]) -> FirstBad | None:

@@ -26,7 +26,7 @@ def _of(side: str, metric: str) -> _Value:
 
 _TEXTS: Mapping[str, _Value] = {
     "tensor": lambda layer: layer.tensor, "node": lambda layer: layer.node, "op": lambda layer: layer.op,
-    "source": lambda layer: layer.source, "dtype": lambda layer: layer.dtype,
+    "source": lambda layer: layer.source, "module": lambda layer: layer.module, "dtype": lambda layer: layer.dtype,
     "shape": lambda layer: words.shape(layer.shape), "origin": lambda layer: layer.origin,
     "level": lambda layer: layer.level}
 

@@ -119,7 +119,7 @@ def _detail(report: Report, place: int) -> str:
     notes = markup.items(markup.text(words.line(note)) for note in candidate.notes)
     fix = findings.fix(candidate)
     parts = (title, fix * answer.is_repair(report), _first_bad(report, candidate), findings.why(candidate),
-             findings.account(candidate), fix * (not answer.is_repair(report)),
+             findings.account(candidate), findings.modules(candidate), fix * (not answer.is_repair(report)),
              _outputs(candidate, " without the fix" * answer.is_repair(report)),
              _accuracy(candidate), _tasks(candidate), f"<h3>Notes</h3>{notes}" if candidate.notes else "")
     return (f"<section class='detail' data-candidate='{place}' aria-labelledby='target-{place}'>"

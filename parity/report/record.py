@@ -23,6 +23,7 @@ from parity.report.codec import decode, encode
 from parity.report.facts import InputFacts as InputFacts  # noqa: PLC0414 - renderers take these from here, too
 from parity.report.facts import ModelFacts as ModelFacts  # noqa: PLC0414
 from parity.report.rungs import FirstBad as FirstBad  # noqa: PLC0414
+from parity.report.rungs import ModuleErrors
 from parity.report.rungs import Rung as Rung  # noqa: PLC0414
 
 if TYPE_CHECKING:
@@ -165,6 +166,7 @@ class Candidate:
         accuracy: where labels were given.
         tasks: the outputs judged as was asked for.
         compiled: what the runtime made of the model: its layers, the nodes that each computes, its element types.
+        modules: the errors of the tensors by module of the user's code, where that is known; outer before inner ones.
     """
 
     target: str
@@ -189,6 +191,7 @@ class Candidate:
     model: ModelFacts | None = None
     asked: bool = True
     compiled: tuple[CompiledLayer, ...] = ()
+    modules: tuple[ModuleErrors, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -56,3 +56,26 @@ class Rung:
     passed: bool = True
     first_bad: FirstBad | None = None
     note: str = ""
+
+
+@dataclass(frozen=True)
+class ModuleErrors:
+    """The layers of one module of the user's code, those of the modules in it included.
+
+    Attributes:
+        module: its path, "layers.3.attn"; empty for the whole model.
+        layers: how many tensors there are.
+        bad: how many of them are to blame.
+        share: of the output error, their sum; None where shares are not shown.
+        local: the largest error (relative L2) that one of them makes by itself.
+        worst: the tensor that makes it.
+        accumulated: the error (relative L2) at the module's end, everything upstream included.
+    """
+
+    module: str
+    layers: int
+    bad: int = 0
+    share: float | None = None
+    local: float | None = None
+    worst: str | None = None
+    accumulated: float | None = None

@@ -28,6 +28,13 @@ function listen() {
     link.addEventListener("click", (event) => { event.preventDefault(); select(state.candidate.first, { reveal: true }); });
   for (const link of document.querySelectorAll("a[data-row]"))
     link.addEventListener("click", (event) => { event.preventDefault(); select(Number(link.dataset.row), { reveal: true }); });
+  for (const link of document.querySelectorAll("a[data-module]"))
+    link.addEventListener("click", () => {
+      find("#search").value = find("#op").value = "";
+      find("#only-bad").checked = false;
+      find("#module").value = link.dataset.module && `=${link.dataset.module}`;
+      filter();
+    });
   find("#map-figure")?.addEventListener("change", drawMap);
   listenTable();
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawFigures);
