@@ -4,6 +4,7 @@
              └─► each candidate: plain run   → outputs → verdict
                                  watched run → tensors → divergences → first bad → shares, diagnoses   (examine.py)
                                  what diverges in lower precision → fixes, tried on the target          (fixes/)
+             └─► the outputs of all of them → where the error enters               (ladder.py)
     ─► Report
 """
 
@@ -23,10 +24,12 @@ from parity.examine import Examined, examine, watching_notes
 from parity.fix import proposals
 from parity.fixes.problem import Demand
 from parity.graph.model import Model
+from parity.ladder import climb, pooled
 from parity.original import MODULE, Original, check_originals, is_original, original_of
 from parity.precision.calibration import Calibration
 from parity.report.assemble import with_energies, with_export_findings, with_places, with_shares, worst_of
-from parity.report.record import Candidate, InputFacts, Reference, Report, Verdict
+from parity.report.modules import with_modules
+from parity.report.record import Candidate, InputFacts, Reference, Report, Rung, Verdict
 from parity.sample import INTERRUPTED, Sample, facts_of, reference_run
 from parity.sample import Options as Options  # noqa: PLC0414 - what `compare` takes is named here
 from parity.source_model.names import names_from
@@ -57,13 +60,10 @@ def compare_files(request: Request, options: Options) -> Report:
 
 
 def told_by(original: Original | None, report: Report) -> Report:
-    """The report with what the user's module tells: where the export fails, and the places that the graph lacks."""
+    """The report with the places that the user's module knows and the graph lacks."""
     if original is None:
         return report
-    mapping = original.mapping
-    rows = [with_export_findings(c, mapping) if c.target == str(MODULE) else c for c in report.candidates]
-    return with_places(replace(report, candidates=tuple(rows)), mapping.places)
-
+    return with_places(report, original.mapping.places)
 
 
 def compare(model: Model, contenders: Sequence[Contender], feeds: Sequence[Feed], inputs: Sequence[InputFacts],
@@ -85,6 +85,7 @@ def compare(model: Model, contenders: Sequence[Contender], feeds: Sequence[Feed]
         samples = Calibration.of_feeds(model, feeds, indicative=True)
         options = replace(options, calibration=replace(samples, source="this run's inputs"))
     found: list[list[Examined]] = [[] for _ in contenders]
+    rungs: list[tuple[Rung, ...]] = []
     first: Sample | None = None
     partial = False
     try:
@@ -96,20 +97,31 @@ def compare(model: Model, contenders: Sequence[Contender], feeds: Sequence[Feed]
                     so_far.append(examine(model, contender, sample, options))
                     if so_far[-1].candidate.reason == INTERRUPTED:
                         raise KeyboardInterrupt  # noqa: TRY301 - it ends both loops
+            if options.explain:
+                last = [(c, so_far[-1]) for c, so_far in zip(contenders, found, strict=True)]
+                rungs.append(climb(model, sample, reference, last, options))
     except KeyboardInterrupt:
         if first is None:
             raise
         partial = True
     assert first is not None  # noqa: S101 - there is at least one feed
-    candidates = tuple(_pooled(so_far) for so_far in found if so_far)
+    candidates = tuple(_told(contender, _pooled(so_far))
+                       for contender, so_far in zip(contenders, found, strict=True) if so_far)
     if options.fixes and not partial:
         candidates = tuple(_with_fixes(model, contender, candidate, feeds, options)
                            for contender, candidate in zip(contenders, candidates, strict=True))
-    return Report(
+    return with_modules(Report(
         _overall(candidates), facts_of(model, first.survey.flat), tuple(inputs), options.run.seed,
         environment(options.run), Reference(str(reference), "ok", first.seconds), candidates,
         command=options.command, samples=len(feeds), partial=partial, reads=reads_of(first.survey.flat),
-        proposals=() if options.judges else tuple(propose(first.outputs)))
+        proposals=() if options.judges else tuple(propose(first.outputs)), ladder=pooled(rungs, candidates)))
+
+
+def _told(contender: Contender, candidate: Candidate) -> Candidate:
+    """The module's row with where its export fails; any other as it is."""
+    if contender.original is None or contender.target != MODULE:
+        return candidate
+    return with_export_findings(candidate, contender.original.mapping)
 
 
 def _pooled(samples: Sequence[Examined]) -> Candidate:

@@ -8,8 +8,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
 
 from parity.analysis.attribute import Shares
 from parity.analysis.outputs import (
@@ -45,12 +47,16 @@ class Examined:
         shares: of its output error; None where they were not looked for.
         hidden: watching moved the outputs by as much as the error, so the tensors do not explain the verdict.
         searched: what came of a search in the deployed run; empty where there was none.
+        deployed: its outputs when nobody watched.
+        precision: whose tolerance applies.
     """
 
     candidate: Candidate
     shares: Shares | None = None
     hidden: bool = False
     searched: str = ""
+    deployed: Mapping[str, np.ndarray] = field(default_factory=dict)
+    precision: str = "fp32"
 
 
 def examine(model: Model, contender: Contender, sample: Sample, options: Options) -> Examined:
@@ -100,7 +106,7 @@ def _one_sample(model: Model, contender: Contender, blank: Candidate, sample: Sa
                *noise_notes(outputs, tolerance, drawn)),
         model=None if contender.model is None else facts_of(contender.model, contender.model),
         accuracy=accuracies(sample.outputs, capture.outputs, options.labels), tasks=tasks),
-        said.shares, said.hidden, said.searched)
+        said.shares, said.hidden, said.searched, capture.outputs, ready.precision)
 
 
 # Share of the outputs' tolerance from which on it is worth saying that watching changed the result.

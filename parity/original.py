@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from parity.source_model.source import SourceModel
 
 MODULE = Target("module")
+TRUTH = Target("module", "", "fp64")
 # What runs the module itself and not its export, and in which precisions.
 _PRECISIONS = {"module": ("fp32", "fp64"), "pytorch.compile": ("fp32",)}
 
@@ -63,6 +64,14 @@ class Original:
         if target.backend == MODULE.backend:
             return ModuleSession(self.source, self.model, self.mapping, double=target.precision == "fp64")
         return CompiledSession(self.source, self.model, self.mapping, self.source.trace(feed, double=False))
+
+    def truth(self, feed: Feed) -> Mapping[str, np.ndarray]:
+        """The module's outputs in FP64, under the names of its export's.
+
+        Raises:
+            ModelError: it fails on this feed.
+        """
+        return self.open(TRUTH, feed).run(feed).outputs
 
 
 def original_of(source: SourceModel, model: Model, feed: Feed) -> Original:

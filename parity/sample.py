@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from parity.analysis.match import comparable_tensors
-from parity.analysis.noise import noise
+from parity.analysis.noise import gold_outputs, noise_around
 from parity.analysis.tolerance import Tolerance
 from parity.backends.base import Feed, RunOptions, Session, backend_of
 from parity.errors import FeedError
@@ -62,6 +62,7 @@ class Sample:
     Attributes:
         feed: the inputs.
         survey: what one FP32 run told about the reference.
+        gold: the outputs in FP64.
         noise: per output, the relative L2 distance by which correct FP32 runs may differ.
         session: runs the reference.
         outputs: of the reference's plain run.
@@ -70,6 +71,7 @@ class Sample:
 
     feed: Feed
     survey: Survey
+    gold: Mapping[str, np.ndarray]
     noise: Mapping[str, float]
     session: Session
     outputs: Mapping[str, np.ndarray]
@@ -91,7 +93,8 @@ def reference_run(model: Model, feed: Feed, target: Target, options: Options) ->
     options.progress("reference", 0, 2)
     surveyed = survey(model, feed, options.run.seed)
     options.progress("reference", 1, 2)
-    admitted = noise(surveyed.flat, feed, surveyed.outputs, options.run.seed)
+    gold = gold_outputs(surveyed.flat, feed, options.run.seed)
+    admitted = noise_around(gold, surveyed.flat, feed, surveyed.outputs, options.run.seed)
     session = backend_of(target).open(model, surveyed.flat, target, options.run)
     capture = session.run(feed)
     options.progress("reference", 2, 2)
@@ -102,4 +105,4 @@ def reference_run(model: Model, feed: Feed, target: Target, options: Options) ->
     if options.labels is not None and not accuracies(capture.outputs, capture.outputs, options.labels):
         raise FeedError(f"{len(options.labels)} labels are given, but no output has a row of scores for each",
                         "Give one label for each row of the batch.")
-    return Sample(feed, surveyed, admitted, session, capture.outputs, capture.seconds)
+    return Sample(feed, surveyed, gold, admitted, session, capture.outputs, capture.seconds)

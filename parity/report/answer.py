@@ -56,7 +56,8 @@ def headline(report: Report) -> str:
         if bad is None or bad.first_bad is None:
             return (f"Divergence{f' on {words.target(bad)}' if bad else ''}, and no single layer is to blame."
                     + (f" {_fix(bad)}" if bad else "")).strip()
-        return f"Divergence on {words.target(bad)}. First bad layer: {words.blamed(bad.first_bad)}. {_fix(bad)}".strip()
+        where = "of the export from its module" if bad.first_bad.kind == "export" else f"on {words.target(bad)}"
+        return f"Divergence {where}. First bad layer: {words.blamed(bad.first_bad)}. {_fix(bad)}".strip()
     if report.verdict == "error":
         return "No verdict: nothing could be compared." if chosen is None else "No verdict: a target could not run."
     hidden = next((c for c in report.candidates if words.mark(c) == "warn"), None)

@@ -17,6 +17,7 @@ from parity.analysis.outputs import OutputFinding, top1
 from parity.analysis.tasks import judge_tasks, within
 from parity.graph.graph import Node
 from parity.graph.model import Model
+from parity.report.modules import with_modules
 from parity.report.record import Attribution, Candidate, FirstBad, Kind, Layer, Report, TaskAccuracy, TaskResult
 from parity.source_model.mapping import Match, TensorMap
 from parity.source_model.place import Place, place_of
@@ -167,7 +168,14 @@ def with_energies(candidate: Candidate, prices: Mapping[str, float]) -> Candidat
 
 def with_places(report: Report, places: Mapping[str, Place]) -> Report:
     """The report with source lines and module paths, by tensor, where the graph itself did not know them."""
-    return replace(report, candidates=tuple(_placed(c, places) for c in report.candidates))
+    ladder = tuple(replace(rung, first_bad=_traced(rung.first_bad, places)) for rung in report.ladder)
+    return with_modules(
+        replace(report, candidates=tuple(_placed(c, places) for c in report.candidates), ladder=ladder))
+
+
+def _traced(found: FirstBad | None, places: Mapping[str, Place]) -> FirstBad | None:
+    place = places.get(found.tensor, Place()) if found is not None else Place()
+    return None if found is None else replace(found, source=found.source or place.source)
 
 
 def _placed(candidate: Candidate, places: Mapping[str, Place]) -> Candidate:
@@ -175,11 +183,8 @@ def _placed(candidate: Candidate, places: Mapping[str, Place]) -> Candidate:
         place = places.get(layer.tensor, Place())
         return replace(layer, source=layer.source or place.source, module=layer.module or _module(place))
 
-    bad = candidate.first_bad
-    if bad is not None:
-        bad = replace(bad, source=bad.source or places.get(bad.tensor, Place()).source)
     return replace(candidate, outputs=tuple(map(row, candidate.outputs)), tensors=tuple(map(row, candidate.tensors)),
-                   first_bad=bad)
+                   first_bad=_traced(candidate.first_bad, places))
 
 
 _EXPORT_FAULT = ("The export is not the module{}: in FP64, and at the module's own inputs, {!r} is off by {:.1e} "

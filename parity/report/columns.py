@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 
 from parity.analysis.measure import Comparison
-from parity.report import across, answer, closeup, repairs, shares, words
+from parity.report import across, answer, closeup, ladder, repairs, shares, words
 from parity.report.record import Candidate, Layer, Report
 
 SHARES = 12  # layers with a bar of their own
@@ -26,7 +26,7 @@ def _of(side: str, metric: str) -> _Value:
 
 _TEXTS: Mapping[str, _Value] = {
     "tensor": lambda layer: layer.tensor, "node": lambda layer: layer.node, "op": lambda layer: layer.op,
-    "source": lambda layer: layer.source, "dtype": lambda layer: layer.dtype,
+    "source": lambda layer: layer.source, "module": lambda layer: layer.module, "dtype": lambda layer: layer.dtype,
     "shape": lambda layer: words.shape(layer.shape), "origin": lambda layer: layer.origin,
     "level": lambda layer: layer.level}
 
@@ -62,12 +62,21 @@ def embedded(report: Report, history: History = (), runs: Sequence[str] = ()) ->
     costs = [[c.place, c.label, int(c.fix), _figure(1e3 * c.latency.median), _figure(c.error)]
              for c in across.costs(report)]
     text = json.dumps({"focus": answer.focus(report), "candidates": candidates, "reads": reads, "costs": costs,
+                       "ladder": _ladder(report),
                        "runs": [words.visible(name) for name in runs],
                        "history": [[words.visible(name), *map(_figure, errors)] for name, errors in history],
                        "strings": list(strings)}, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return text
+
+
+def _ladder(report: Report) -> list[list[object]]:
+    """Each rung: its name, the place of the one above, error, what it adds, how it did, and its target's place."""
+    names = {rung.name: place for place, rung in enumerate(report.ladder)}
+    ran = {c.target: place for place, c in enumerate(report.candidates) if c.status == "ok"}
+    return [[words.visible(rung.name), names.get(rung.above or ""), _figure(rung.error), _figure(rung.added),
+             ladder.mark(rung), ran.get(rung.name)] for rung in report.ladder]
 
 
 def _place(text: object, strings: dict[str, int]) -> int | None:

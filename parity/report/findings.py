@@ -6,7 +6,9 @@ from parity.analysis.diagnose import Diagnosis
 from parity.fixes.fix import CurvePoint, Fix, KeptLayer
 from parity.report import markup, repairs, shares, words
 from parity.report.columns import SHARES
+from parity.report.modules import depth
 from parity.report.record import Candidate
+from parity.report.rungs import ModuleErrors
 
 
 def why(candidate: Candidate) -> str:
@@ -45,6 +47,26 @@ def account(candidate: Candidate) -> str:
             markup.table("Shares of the output error", ("Layer", "Op", ">Share"), rows)),
             f"<p class='quiet'>{markup.text(plain)}</p>"]
     return f"<h3>Where the error comes from</h3>{''.join(parts)}"
+
+
+def modules(candidate: Candidate) -> str:
+    """The layers by module, folded away; a module's name leads to its layers in the table."""
+    if not candidate.modules:
+        return ""
+    rows = _rows(candidate)
+    cells = [_module(row, rows.get(row.worst or "")) for row in candidate.modules]
+    return "<details class='words'><summary><b>By module</b> <small>errors and shares, rolled up</small></summary>" + (
+        markup.table("Errors and shares by module", ("Module", ">Layers", ">To blame", ">Share", ">Largest local error",
+                                                     "At", ">At its end"), cells, kind="tall") + "</details>")
+
+
+def _module(found: ModuleErrors, row: int | None) -> tuple[str, ...]:
+    name = found.module.rpartition(".")[2] or "(the model)"
+    link = f"<a href='#layers' data-module='{markup.text(found.module)}'>{markup.name(name)}</a>"
+    bad = markup.badge("bad", f"{found.bad:,}") if found.bad else "0"
+    return (f"{'<i class=step></i>' * depth(found)}{link}", f"{found.layers:,}", bad,
+            "–" if found.share is None else shares.percent(found.share), words.number(found.local),
+            markup.layer(found.worst, row) if found.worst else "–", words.number(found.accumulated))
 
 
 def _energies(candidate: Candidate) -> str:

@@ -18,13 +18,13 @@ from functools import cache
 from importlib import resources
 from string import Template
 
-from parity.report import across, answer, courses, findings, markup, runs, words
+from parity.report import across, answer, courses, findings, ladder, markup, runs, words
 from parity.report.columns import History, embedded
 from parity.report.record import Candidate, Layer, Report
 from parity.report.runs import Runs
 
 # In this order: a part may use what stands before it while it is read, and anything once the last one runs.
-_SCRIPT = ("page", "data", "table", "plots", "network", "account", "across", "layer", "main")
+_SCRIPT = ("page", "data", "table", "plots", "network", "account", "across", "ladder", "layer", "main")
 
 
 def render(report: Report) -> str:
@@ -56,7 +56,8 @@ def _page(report: Report, headline: str, mark: words.Mark, following: str, facts
         style=style, sheets=sheets, script=script, plotly=packed,
         title=markup.text(f"{headline} {report.model.path}"), model=markup.name(report.model.path),
         headline=markup.text(headline), mark=mark, next=markup.text(following), runs=before,
-        targets=_targets(report), details="".join(_detail(report, i) for i in range(len(report.candidates))),
+        targets=_targets(report), ladder=ladder.section(report),
+        details="".join(_detail(report, i) for i in range(len(report.candidates))),
         across=across.section(report), facts=facts, data=embedded(report, history, names))
 
 
@@ -119,7 +120,7 @@ def _detail(report: Report, place: int) -> str:
     notes = markup.items(markup.text(words.line(note)) for note in candidate.notes)
     fix = findings.fix(candidate)
     parts = (title, fix * answer.is_repair(report), _first_bad(report, candidate), findings.why(candidate),
-             findings.account(candidate), fix * (not answer.is_repair(report)),
+             findings.account(candidate), findings.modules(candidate), fix * (not answer.is_repair(report)),
              _outputs(candidate, " without the fix" * answer.is_repair(report)),
              _accuracy(candidate), _tasks(candidate), f"<h3>Notes</h3>{notes}" if candidate.notes else "")
     return (f"<section class='detail' data-candidate='{place}' aria-labelledby='target-{place}'>"

@@ -49,7 +49,7 @@ def items(parts: Iterable[str]) -> str:
     return f"<ul>{''.join(f'<li>{part}</li>' for part in parts)}</ul>"
 
 
-def beside(plot: str, said: str, note: str, held: str, *, place: str = "") -> str:
+def beside(plot: str, said: str, note: str, held: str, *, place: str = "", above: bool = False) -> str:
     """A picture that the page's script draws, beside what holds the same figures in words.
 
     Args:
@@ -58,9 +58,11 @@ def beside(plot: str, said: str, note: str, held: str, *, place: str = "") -> st
         note: what a reader needs to know of it.
         held: the same figures (HTML already).
         place: id of a picture that stands once in the page; those of `plot` stand once a target.
+        above: the picture stands above the words, however wide the page is.
     """
     which = f"id='{place}'" if place else f"data-plot='{plot}'"
-    return (f"<div class='beside'><figure hidden><div {which} role='img' aria-label='{text(said)}'></div>"
+    kind = "" if above else " class='beside'"
+    return (f"<div{kind}><figure hidden><div {which} role='img' aria-label='{text(said)}'></div>"
             f"<figcaption>{text(note)}</figcaption></figure>{held}</div>")
 
 

@@ -22,6 +22,8 @@ from parity.report.facts import InputFacts as InputFacts  # noqa: PLC0414 - rend
 from parity.report.facts import ModelFacts as ModelFacts  # noqa: PLC0414
 from parity.report.layer import FirstBad as FirstBad  # noqa: PLC0414 - as is the next
 from parity.report.layer import Layer as Layer  # noqa: PLC0414
+from parity.report.rungs import ModuleErrors
+from parity.report.rungs import Rung as Rung  # noqa: PLC0414
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -112,6 +114,7 @@ class Candidate:
         accuracy: where labels were given.
         tasks: the outputs judged as was asked for.
         compiled: what the runtime made of the model: its layers, the nodes that each computes, its element types.
+        modules: the errors of the tensors by module of the user's code, where that is known; outer before inner ones.
     """
 
     target: str
@@ -136,6 +139,7 @@ class Candidate:
     model: ModelFacts | None = None
     asked: bool = True
     compiled: tuple[CompiledLayer, ...] = ()
+    modules: tuple[ModuleErrors, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -156,6 +160,7 @@ class Report:
         partial: the run was interrupted; what is here was measured before that.
         proposals: judges that seem to fit the outputs, in words; none was assumed.
         reads: the tensors that the node of each tensor reads, weights aside.
+        ladder: where on the way to deployment the error enters, the truth first.
     """
 
     verdict: Verdict
@@ -170,6 +175,7 @@ class Report:
     partial: bool = False
     proposals: tuple[str, ...] = ()
     reads: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    ladder: tuple[Rung, ...] = ()
     schema_version: int = SCHEMA_VERSION
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from parity.report import answer, repairs, words
+from parity.report import answer, ladder, repairs, words
 from parity.report.message import worst_output
 from parity.report.record import Candidate, Report
 
@@ -19,6 +19,9 @@ def summary(report: Report) -> str:
     """
     blocks = [f"### {_SIGNS[answer.mark(report)]} parity: {code(report.model.path)}", escaped(answer.headline(report)),
               _table(report)]
+    chosen = answer.focus(report)
+    if chosen is not None and (entered := ladder.sentence(ladder.way_to(report, report.candidates[chosen]))):
+        blocks.append(escaped(entered))
     for candidate in report.candidates:
         blocks += [f"**{escaped(each.cause)}** on {code(candidate.target)}: {escaped(_short(words.cause(each)))}"
                    for each in candidate.diagnoses[:2]]

@@ -14,7 +14,8 @@ from parity.report.words import layer_ratio
 if TYPE_CHECKING:
     import pandas as pd
 
-_NAMES: Final = ("target", "emulated", "index", "tensor", "node", "op", "source", "dtype", "shape", "level")
+_NAMES: Final = ("target", "emulated", "index", "tensor", "node", "op", "source", "module", "dtype", "shape",
+                 "level")
 _JUDGED: Final = ("passed", "origin", "first_bad", "floor", "local_over_floor", "precision", "implementation", "share",
                   "energy")
 _METRICS: Final = tuple(field.name for field in fields(Comparison))
@@ -53,7 +54,7 @@ def layers_frame(report: Report) -> pd.DataFrame:
             first = candidate.first_bad is not None and candidate.first_bad.tensor == layer.tensor
             values: list[object] = [
                 candidate.target, candidate.emulated, layer.index, layer.tensor, layer.node, layer.op, layer.source,
-                layer.dtype, layer.shape, layer.level, layer.passed, layer.origin, first, layer.floor,
+                layer.module, layer.dtype, layer.shape, layer.level, layer.passed, layer.origin, first, layer.floor,
                 layer_ratio(layer), layer.precision, layer.implementation, layer.share, layer.energy]
             for comparison in (layer.local, layer.accumulated):
                 values += [None if comparison is None else getattr(comparison, name) for name in _METRICS]
@@ -68,8 +69,8 @@ def guarded(name: str | None) -> str:
 
 def _names(candidate: Candidate, layer: Layer) -> list[str]:
     return [guarded(candidate.target), _cell(candidate.emulated), str(layer.index), guarded(layer.tensor),
-            guarded(layer.node), guarded(layer.op), guarded(layer.source), layer.dtype, _cell(layer.shape),
-            layer.level or ""]
+            guarded(layer.node), guarded(layer.op), guarded(layer.source), guarded(layer.module), layer.dtype,
+            _cell(layer.shape), layer.level or ""]
 
 
 def _judged(candidate: Candidate, layer: Layer) -> list[str]:

@@ -7,17 +7,15 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from rich import box
 from rich.console import Console, Group, RenderableType
-from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
 from parity.fixes.fix import Fix
-from parity.report import answer, repairs, shares, words
+from parity.report import answer, repairs, sections, shares, words
 from parity.report.record import Candidate, Layer, Report
+from parity.report.terminal import STYLES, columns, elided, elided_text, pairs, titled
 
-_STYLES: dict[words.Mark, str] = {"good": "bold green", "bad": "bold red", "warn": "bold yellow", "none": "dim"}
 _ASCII = str.maketrans({"✓": "+", "✗": "x", "–": "-", "−": "-", "×": "x", "∞": "inf", "…": "~", "Δ": "d", "─": "-",
                         "·": "-", "→": ">"})
 # Rows that leave the whole report on one screen.
@@ -52,8 +50,9 @@ def _blocks(report: Report, width: int, *, verbose: bool, paths: Mapping[str, Pa
         yield from _fix(ran[0], width, verbose=verbose)
     if any(candidate.outputs for candidate in ran):
         without = " without the fix" if answer.is_repair(report) else ""
-        yield from _titled(f"Outputs{without}", _outputs(ran, width, verbose=verbose))
+        yield from titled(f"Outputs{without}", _outputs(ran, width, verbose=verbose))
     chosen = answer.focus(report)
+    yield from sections.ladder(report, chosen, width, verbose=verbose)
     for place, candidate in enumerate(report.candidates):
         if verbose or place == chosen:
             yield from _first_bad(report, candidate)
@@ -61,11 +60,13 @@ def _blocks(report: Report, width: int, *, verbose: bool, paths: Mapping[str, Pa
             yield from _shares(candidate, width, verbose=verbose)
             if not answer.is_repair(report):
                 yield from _fix(candidate, width, verbose=verbose)
+        if verbose and candidate.modules:
+            yield from sections.modules(candidate, width)
         if verbose and candidate.tensors and answer.is_repair(report):
-            yield from _titled(f"Each layer alone in {words.target(candidate)}", _alone(candidate, width))
+            yield from titled(f"Each layer alone in {words.target(candidate)}", _alone(candidate, width))
         elif verbose and candidate.tensors:
             title = f"Every tensor on {words.target(candidate)}"
-            yield from _titled(title, _layers(candidate.tensors, candidate, width))
+            yield from titled(title, _layers(candidate.tensors, candidate, width))
         elif place == chosen and not candidate.fixes:
             yield from _surroundings(candidate, width)
     if not verbose:
@@ -93,8 +94,8 @@ def _verdicts(report: Report) -> Iterable[RenderableType]:
     grid.add_column(overflow="fold")
     for candidate in report.candidates:
         mark = words.mark(candidate)
-        grid.add_row(Text(words.SIGNS[mark], _STYLES[mark]), Text(words.target(candidate), "bold"),
-                     Text(words.verdict(candidate), _STYLES[mark]))
+        grid.add_row(Text(words.SIGNS[mark], STYLES[mark]), Text(words.target(candidate), "bold"),
+                     Text(words.verdict(candidate), STYLES[mark]))
     yield grid if report.candidates else Text("No target was compared.", "dim")
 
 
@@ -103,15 +104,15 @@ def _outputs(candidates: Sequence[Candidate], width: int, *, verbose: bool) -> R
     rows.sort(key=lambda row: row[1].passed)
     shown = rows if verbose else rows[:_OUTPUTS]
     several = len(candidates) > 1
-    table = _table(*(["target"] if several else []), "output", numbers=("error", "limit", "max |Δ|", ""))
+    table = columns(*(["target"] if several else []), "output", numbers=("error", "limit", "max |Δ|", ""))
     room = max(14, width - 42) // (2 if several else 1)
     for candidate, output in shown:
         c = output.accumulated
         mark: words.Mark = "good" if output.passed else "bad"
         names = [words.target(candidate)] if several else []
-        table.add_row(*(Text(_elided(name, room)) for name in [*names, words.visible(output.tensor)]),
-                      Text(words.number(c.rel_l2 if c else None), _STYLES[mark]), words.limit(output),
-                      words.number(c.max_abs if c else None), Text(words.SIGNS[mark], _STYLES[mark]))
+        table.add_row(*(Text(elided(name, room)) for name in [*names, words.visible(output.tensor)]),
+                      Text(words.number(c.rel_l2 if c else None), STYLES[mark]), words.limit(output),
+                      words.number(c.max_abs if c else None), Text(words.SIGNS[mark], STYLES[mark]))
     left = rows[len(shown):]
     if not left:
         return table
@@ -129,15 +130,15 @@ def _first_bad(report: Report, candidate: Candidate) -> Iterable[RenderableType]
             ("node", ", ".join((words.visible(found.node or "(unnamed)"), words.visible(found.op),
                                 f"{found.index:,} of {nodes:,}"))),
             *words.figures(found, words.blamed_layer(candidate))]
-    yield from _titled(f"First bad layer on {words.target(candidate)}", _pairs(rows, emphasised="tensor"))
+    yield from titled(f"First bad layer on {words.target(candidate)}", pairs(rows, emphasised="tensor"))
 
 
 def _why(candidate: Candidate) -> Iterable[RenderableType]:
     found = [Text.assemble((words.visible(each.cause), "bold"), " ",
-                           _elided(words.cause(each), _MESSAGE))
+                           elided(words.cause(each), _MESSAGE))
              for each in candidate.diagnoses]
     if found:
-        yield from _titled("Why", *found)
+        yield from titled("Why", *found)
 
 
 def _shares(candidate: Candidate, width: int, *, verbose: bool) -> Iterable[RenderableType]:
@@ -145,23 +146,23 @@ def _shares(candidate: Candidate, width: int, *, verbose: bool) -> Iterable[Rend
     body: list[RenderableType] = []
     attribution = shares.shown(candidate)
     if attribution is not None:
-        table = _table("", "op", numbers=("share",))
+        table = columns("", "op", numbers=("share",))
         for entry in entries:
-            table.add_row(Text(_elided(entry.label, max(14, width - 32)), "" if entry.op else "dim"),
-                          Text(_elided(entry.op, 14)), shares.percent(entry.share))
+            table.add_row(Text(elided(entry.label, max(14, width - 32)), "" if entry.op else "dim"),
+                          Text(elided(entry.op, 14)), shares.percent(entry.share))
         table.add_row(Text("together", "dim"), "", Text(shares.percent(shares.total(attribution)).lstrip("+"), "dim"))
         body.append(table)
     elif candidate.attribution is not None:
         largest = ", ".join(f"{words.visible(layer.tensor)} {words.number(layer.energy)}"
                             for _, layer in shares.energies(candidate, _BEFORE))
         if largest:
-            body.append(Text(_elided(f"Most energy (each layer alone): {largest}", 2 * (width - 4))))
+            body.append(Text(elided(f"Most energy (each layer alone): {largest}", 2 * (width - 4))))
     said = shares.remarks(candidate, entries)
-    body += [Text(remark, _STYLES["warn"]) for mark, remark in said if mark == "warn"]
+    body += [Text(remark, STYLES["warn"]) for mark, remark in said if mark == "warn"]
     plain = " ".join(remark for mark, remark in said if mark != "warn")
     body += [Text(plain, "dim")] if plain else []
     if body:
-        yield from _titled("Where the error comes from", *body)
+        yield from titled("Where the error comes from", *body)
 
 
 def _fix(candidate: Candidate, width: int, *, verbose: bool) -> Iterable[RenderableType]:
@@ -170,8 +171,8 @@ def _fix(candidate: Candidate, width: int, *, verbose: bool) -> Iterable[Rendera
         return
     mark: words.Mark = "good" if fix.passed else "bad"
     said = "" if fix.passed else "no fix passes; the best found: "
-    body: list[RenderableType] = [Text(f"{words.SIGNS[mark]} {said}{words.line(fix.message)}", _STYLES[mark]),
-                                  _pairs(repairs.figures(fix), emphasised="")]
+    body: list[RenderableType] = [Text(f"{words.SIGNS[mark]} {said}{words.line(fix.message)}", STYLES[mark]),
+                                  pairs(repairs.figures(fix), emphasised="")]
     body += _kept(fix, width, len(fix.kept) if verbose else _KEPT)
     for title, blocks in (("In other tools' words", fix.words), (repairs.TRAINING, fix.training)):
         if blocks and verbose:
@@ -180,39 +181,30 @@ def _fix(candidate: Candidate, width: int, *, verbose: bool) -> Iterable[Rendera
                      for tool, text in blocks.items()]
         elif blocks:
             body.append(Text(f"{title}: {', '.join(map(words.visible, blocks))} (-v prints it)", "dim"))
-    yield from _titled(f"Fix on {words.target(candidate)}", *body)
+    yield from titled(f"Fix on {words.target(candidate)}", *body)
 
 
 def _kept(fix: Fix, width: int, most: int) -> Iterable[RenderableType]:
     if not fix.kept:
         return
-    table = _table("keep", "why", numbers=())
+    table = columns("keep", "why", numbers=())
     room = min(max(14, (width - 8) // 2), max(len(repairs.name(layer)) for layer in fix.kept[:most]))
     for layer in fix.kept[:most]:
-        table.add_row(_elided_text(repairs.name(layer), room), _elided_text(words.line(layer.why), width - 5 - room))
+        table.add_row(elided_text(repairs.name(layer), room), elided_text(words.line(layer.why), width - 5 - room))
     yield table
     if len(fix.kept) > most:
         yield Text(f"and {words.plural(len(fix.kept) - most, 'layer')} more", "dim")
-
-
-def _pairs(rows: Iterable[tuple[str, str]], emphasised: str) -> Table:
-    grid = Table.grid(padding=(0, 2))
-    grid.add_column(no_wrap=True, style="dim")
-    grid.add_column(overflow="fold")
-    for label, value in rows:
-        grid.add_row(label, Text(value, "bold red" if label == emphasised else ""))
-    return grid
 
 
 def _others(candidates: Sequence[Candidate]) -> Iterable[RenderableType]:
     lines = [Text.assemble((words.target(candidate), "bold"), f" {words.blamed(candidate.first_bad)}")
              for candidate in candidates if candidate.first_bad]
     if lines:
-        yield from _titled("First bad layer elsewhere", *lines)
+        yield from titled("First bad layer elsewhere", *lines)
     fixes = [Text(repairs.sentence(candidate, fix)) for candidate in candidates
              if (fix := repairs.best(candidate)) is not None]
     if fixes:
-        yield from _titled("Fixes elsewhere", *fixes)
+        yield from titled("Fixes elsewhere", *fixes)
 
 
 def _surroundings(candidate: Candidate, width: int) -> Iterable[RenderableType]:
@@ -221,12 +213,12 @@ def _surroundings(candidate: Candidate, width: int) -> Iterable[RenderableType]:
         place = tensors.index(blamed)
         before, after = (1, 2) if candidate.attribution else (_BEFORE, _AFTER)
         shown = tensors[max(0, place - before):place + after + 1]
-        yield from _titled("Around it", _layers(shown, candidate, width))
+        yield from titled("Around it", _layers(shown, candidate, width))
         return
     judged = [layer for layer in tensors if words.layer_ratio(layer) is not None]
     closest = sorted(judged, key=lambda layer: words.layer_ratio(layer) or 0, reverse=True)[:_CLOSEST]
     if closest:
-        yield from _titled(f"Closest to their floor, of {words.plural(len(judged), 'tensor')}",
+        yield from titled(f"Closest to their floor, of {words.plural(len(judged), 'tensor')}",
                            _layers(closest, candidate, width))
 
 
@@ -234,15 +226,15 @@ def _layers(layers: Sequence[Layer], candidate: Candidate, width: int) -> Render
     with_op = width >= 72
     formats = any(layer.precision is not None for layer in candidate.tensors)
     numbers = ("format", "rest", "floor", "accumulated") if formats else ("local", "floor", "accumulated")
-    table = _table("", "tensor", *(["op"] if with_op else []), numbers=numbers)
+    table = columns("", "tensor", *(["op"] if with_op else []), numbers=numbers)
     room = max(14, width - (54 if with_op else 38) - (9 if formats else 0))
     first = candidate.first_bad.tensor if candidate.first_bad else None
     for layer in layers:
         mark: words.Mark = "warn" if layer.origin == "inherited" else "good" if layer.passed else "bad"
         style = "bold red" if layer.tensor == first else ""
-        op = [Text(_elided(words.visible(layer.op), 14), style)] if with_op else []
-        name = Text(_elided(words.visible(layer.tensor), room), style)
-        table.add_row(Text(words.SIGNS[mark], _STYLES[mark]), name, *op,
+        op = [Text(elided(words.visible(layer.op), 14), style)] if with_op else []
+        name = Text(elided(words.visible(layer.tensor), room), style)
+        table.add_row(Text(words.SIGNS[mark], STYLES[mark]), name, *op,
                       *([words.number(layer.precision)] if formats else []),
                       Text(words.number(words.own_error(layer)), style), words.floor(layer),
                       words.number(layer.accumulated.rel_l2 if layer.accumulated else None))
@@ -251,54 +243,28 @@ def _layers(layers: Sequence[Layer], candidate: Candidate, width: int) -> Render
 
 def _alone(candidate: Candidate, width: int) -> RenderableType:
     """What every layer does to the outputs when it alone is in low precision, the worst first."""
-    table = _table("tensor", "op", numbers=("moves the outputs by (rel. L2)",))
+    found = columns("tensor", "op", numbers=("moves the outputs by (rel. L2)",))
     for _, layer in shares.energies(candidate, len(candidate.tensors)):
-        table.add_row(_elided_text(words.visible(layer.tensor), max(14, width - 56)),
-                      _elided_text(words.visible(layer.op), 14), words.number(math.sqrt(layer.energy or 0.0)))
-    return table
+        found.add_row(elided_text(words.visible(layer.tensor), max(14, width - 56)),
+                      elided_text(words.visible(layer.op), 14), words.number(math.sqrt(layer.energy or 0.0)))
+    return found
 
 
 def _facts(candidates: Sequence[Candidate], paths: Mapping[str, Path], *, verbose: bool) -> Iterable[RenderableType]:
     accuracy = [Text(f"{words.visible(a.output)} on {words.target(c)}: {a.candidate:.1%}, reference {a.reference:.1%}, "
                      f"of {words.plural(a.samples, 'sample')}") for c in candidates for a in c.accuracy]
     if accuracy:
-        yield from _titled("Accuracy", *accuracy)
-    judged = [Text(f"{words.target(c)}: {words.task(t, detail=verbose)}", "" if t.passed else _STYLES["bad"])
+        yield from titled("Accuracy", *accuracy)
+    judged = [Text(f"{words.target(c)}: {words.task(t, detail=verbose)}", "" if t.passed else STYLES["bad"])
               for c in candidates for t in c.tasks]
     if judged:
-        yield from _titled("Judged", *judged)
+        yield from titled("Judged", *judged)
     notes = [Text((f"{words.target(c)}: " if len(candidates) > 1 else "") + words.line(note))
              for c in candidates for note in c.notes]
     if notes:
-        yield from _titled("Notes", *notes)
+        yield from titled("Notes", *notes)
     if paths:
         grid = Table.grid(padding=(0, 2))
         for what, path in paths.items():
             grid.add_row(Text(what, "dim"), Text(words.visible(str(path)), overflow="fold"))
-        yield from _titled("Written", grid)
-
-
-def _titled(title: str, *body: RenderableType) -> Iterable[RenderableType]:
-    yield Text(f"\n{title}", "bold")
-    yield Padding(Group(*body), (0, 0, 0, 2), expand=False)
-
-
-def _table(*names: str, numbers: Sequence[str]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False, header_style="dim")
-    for name in names:
-        table.add_column(name, no_wrap=True)
-    for name in numbers:
-        table.add_column(name, justify="right", no_wrap=True)
-    return table
-
-
-def _elided_text(name: str, room: int) -> Text:
-    return Text(_elided(name, room))
-
-
-def _elided(name: str, room: int) -> str:
-    """The name with its middle left out, since a tensor's beginning and end say which it is."""
-    if len(name) <= room:
-        return name
-    head = (room - 1) // 3
-    return f"{name[:head]}…{name[len(name) - (room - 1 - head):]}"
+        yield from titled("Written", grid)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from enum import Enum
 from functools import cached_property
 
@@ -75,6 +75,17 @@ class Evidence:
             candidates = [r for r in candidates if r in passed] or candidates
         return candidates[0] if len(candidates) == 1 else None
 
+    def early(self, name: str, candidates: Collection[str], stage: Stage) -> bool:
+        """Whether to wait: one of several equal activations is made from another, as a normalisation's steps are.
+
+        What reads the tensor tells them apart, once that is known. Not where the tensor's elements were found to be one
+        of them before.
+        """
+        if stage is Stage.LAST or any(self.root(name) in self.claimed.get(r, ()) for r in candidates):
+            return False
+        chained = any(not self._readers_of(r).isdisjoint(candidates) for r in candidates)
+        return chained and (stage is Stage.WALK or not self.roots_of(self._read_from(name)))
+
     def roots_of(self, tensors: Iterable[str]) -> frozenset[str]:
         """The roots of the activations that tensors are matched to."""
         return frozenset(self.trace.activations[self.matches[t].activation].root for t in tensors if t in self.matches)
@@ -95,6 +106,11 @@ class Evidence:
                 if same and root not in found and self.above_activation(root) == above:
                     found.append(root)
         return found
+
+    def unclaimed(self, module: str, op: str) -> list[str]:
+        """The roots that no tensor is matched to, of what a module makes by what becomes an ONNX operator."""
+        made = (a for a in self.trace.activations.values() if a.place.module == module and becomes(a.op, op))
+        return list(dict.fromkeys(a.root for a in made if a.root not in self.claimed))
 
     def _read_from(self, tensor: str) -> Iterable[str]:
         """What is computed directly from a tensor, in whatever shape it is read."""

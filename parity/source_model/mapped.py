@@ -8,6 +8,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -23,7 +24,7 @@ from parity.source_model.source import SourceModel
 from parity.source_model.trace import Trace
 
 # Of what is written; a map of another version is made anew.
-_VERSION = 1
+_VERSION = 2
 
 
 def mapped(source: SourceModel, model: Model, feed: Mapping[str, np.ndarray], *, keep: bool = True) -> TensorMap:
@@ -56,9 +57,10 @@ def mapped(source: SourceModel, model: Model, feed: Mapping[str, np.ndarray], *,
 
 def dumps(made: TensorMap) -> str:
     """A map as JSON."""
-    rows = [asdict(m) for m in made.matches.values()]
-    return json.dumps({"version": _VERSION, "matches": rows, "places": {n: asdict(p) for n, p in made.places.items()},
-                       "onnx_runs": made.onnx_runs, "module_runs": made.module_runs})
+    found = {"version": _VERSION, "matches": [asdict(m) for m in made.matches.values()],
+             "places": {n: asdict(p) for n, p in made.places.items()}, "onnx_runs": made.onnx_runs,
+             "module_runs": made.module_runs, "origin": None if made.origin is None else asdict(made.origin)}
+    return json.dumps(found)
 
 
 def loads(text: str) -> TensorMap:
@@ -70,13 +72,15 @@ def loads(text: str) -> TensorMap:
     found = json.loads(text)
     if found["version"] != _VERSION:
         raise ValueError(f"a map of version {found['version']}")
-    matches = {}
-    for row in found["matches"]:
-        layout = Layout(**{name: tuple(value) for name, value in row.pop("layout").items()})
-        match = Match(**{**row, "how": How(row["how"]), "layout": layout, "place": Place(**row["place"])})
-        matches[match.tensor] = match
+    matches = [_match(row) for row in found["matches"]]
     places = {name: Place(**place) for name, place in found["places"].items()}
-    return TensorMap(matches, places, found["onnx_runs"], found["module_runs"])
+    return TensorMap({m.tensor: m for m in matches}, places, found["onnx_runs"], found["module_runs"],
+                     None if found["origin"] is None else _match(found["origin"]))
+
+
+def _match(row: Mapping[str, Any]) -> Match:
+    layout = Layout(**{name: tuple(value) for name, value in row["layout"].items()})
+    return Match(**{**row, "how": How(row["how"]), "layout": layout, "place": Place(**row["place"])})
 
 
 def _control(source: SourceModel, model: Model,

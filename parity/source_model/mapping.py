@@ -65,12 +65,14 @@ class TensorMap:
         places: of every floating-point tensor that depends on the inputs, matched or not.
         onnx_runs: full FP64 runs of the ONNX graph that it cost.
         module_runs: the same of the module.
+        origin: where the first disagreement begins, which is no activation that is known; None where it is itself.
     """
 
     matches: Mapping[str, Match]
     places: Mapping[str, Place]
     onnx_runs: float = 1.0
     module_runs: int = 1
+    origin: Match | None = None
 
     @property
     def unmatched(self) -> tuple[str, ...]:
@@ -79,8 +81,9 @@ class TensorMap:
 
     @property
     def faults(self) -> tuple[Match, ...]:
-        """What is named and does not agree, in the graph's order: the first is where the export went wrong."""
-        return tuple(m for m in self.matches.values() if not m.agrees)
+        """What does not agree, in the graph's order: the first is where the export went wrong."""
+        found = tuple(m for m in self.matches.values() if not m.agrees)
+        return found if self.origin is None else (self.origin, *found)
 
     @property
     def share(self) -> float:

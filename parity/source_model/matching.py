@@ -17,11 +17,13 @@ import torch
 from parity.errors import ModelError
 from parity.graph.graph import Node
 from parity.graph.model import Model
+from parity.graph.ops.call import Value
 from parity.source_model.evidence import Evidence, Stage
 from parity.source_model.fingerprint import Index
 from parity.source_model.layout import Layout, distance, find_layout
 from parity.source_model.mapping import How, Match, TensorMap
 from parity.source_model.naming import Located, locate
+from parity.source_model.origin import origin
 from parity.source_model.place import Place, place_of
 from parity.source_model.sides import Side
 from parity.source_model.trace import Trace
@@ -30,6 +32,8 @@ Arrays = Mapping[str, np.ndarray]
 # Relative L2. Constants that the export rounded to FP32 (2⁻²⁴ = 6e-8) move one node's output by about as much; an
 # epsilon of a normalisation, the smallest thing that must not be overlooked, by 1e-6 and more.
 TOLERANCE = 5e-7
+# What a constant rounded to FP32 moves; beyond it an agreement may be what is left of a fault upstream.
+_ROUNDED = 1e-7
 # Their outputs are sums of so many products that none is equal to another by chance.
 _HEAVY = frozenset({"Conv", "ConvTranspose", "MatMul", "Gemm", "LSTM", "GRU", "RNN", "Einsum", "Attention",
                     "MultiHeadAttention", "FusedConv"})
@@ -93,12 +97,42 @@ class _Matcher:
             before = len(waiting) + 1
             while len(waiting) < before:  # one that is told apart tells others apart
                 before = len(waiting)
-                waiting = [(node, name) for node, name in waiting
-                           if not self._match(node, name, cast("torch.Tensor", self.main.own[name]), stage)]
+                waiting = [(node, name) for node, name in reversed(waiting)  # what is below first
+                           if not self._match(node, name, cast("torch.Tensor", self.main.own[name]), stage)][::-1]
+        for node, name in waiting:
+            if (lost := self._lost(node, name)) is not None:
+                self.matches[name] = lost
         ordered = {name: self.matches[name] for name in self.places if name in self.matches}
         places = {n: ordered[n].place if n in ordered else p for n, p in self.places.items()}
         spent = 1 + (self.control.evaluated / max(self.main.evaluated, 1) if self.control else 0)
-        return TensorMap(ordered, places, spent, 1 if self.control is None else 2)
+        return TensorMap(ordered, places, spent, 1 if self.control is None else 2, self._traced_back(ordered))
+
+    def _traced_back(self, ordered: Mapping[str, Match]) -> Match | None:
+        """Where the first disagreement begins, if that is before the tensor that is known to disagree."""
+        fault = next((m for m in ordered.values() if not m.agrees), None)
+        if fault is None:
+            return None
+        telling = {n for n, m in self.matches.items() if m.error <= _ROUNDED and self._depends(m.activation)}
+        name = origin(self.main, self.matches, frozenset(self.places), telling, fault, self._is_right)
+        if name is None:
+            return None
+        return replace(fault, tensor=name, activation="", how=How.POSITION, place=self.places[name])
+
+    def _is_right(self, name: str, value: Value) -> bool:
+        """Whether a value is what the module has for a tensor; where none is known for it, whether it has it at all."""
+        match = self.matches[name]
+        if not isinstance(value, torch.Tensor) or not value.is_floating_point():
+            return False
+        roots = (self.index.find(value, TOLERANCE) if match.how is How.POSITION
+                 else [self.trace.activations[match.activation].root])
+        return any(self._fit(m, value) for root in roots for m in self.trace.members[root])
+
+    def _depends(self, activation: str) -> bool:
+        """Whether an activation is another one on other inputs; what is clipped to zero is not, and tells nothing."""
+        if self.control is None:
+            return True
+        held, other = (trace.values.get(activation) for trace in (self.trace, self.control.trace))
+        return held is None or other is None or held.shape != other.shape or distance(held, other) > TOLERANCE
 
     def _match(self, node: Node, name: str, value: torch.Tensor, stage: Stage) -> bool:
         """Find the activation of a tensor."""
@@ -145,6 +179,8 @@ class _Matcher:
 
     def _chosen(self, node: Node, name: str, equal: Mapping[str, _Fit], stage: Stage) -> Match | None:
         """The one of several equal ones that the tensor is, where it can be told."""
+        if self.evidence.early(name, equal, stage):
+            return None
         chosen = self.evidence.decide(node, name, list(equal), stage)
         if chosen is None:
             return None
@@ -175,6 +211,22 @@ class _Matcher:
         shape = tuple(held.shape) if sorted(held.shape) == sorted(value.shape) else tuple(value.shape)
         fit = _Fit(activation, Layout.plain(shape), distance(held, value), None)
         return replace(self._made(name, how, fit), agrees=False)
+
+    def _lost(self, node: Node, name: str) -> Match | None:
+        """The one activation that no tensor is, of the same module and by the same kind of product, though it differs.
+
+        What makes up for the difference further on, as a normalisation does for a bias, hides it from all that follows.
+        """
+        floats = [n for n in node.reads if n in self.places]
+        if node.op not in _HEAVY or not place_of(node).module or any(n not in self.matches for n in floats):
+            return None
+        value = cast("torch.Tensor", self.main.own[name])
+        there = [r for r in self.evidence.unclaimed(place_of(node).module, node.op)
+                 if r in self.trace.values and self.trace.values[r].shape == value.shape]
+        if len(there) != 1:
+            return None
+        fit = _Fit(there[0], Layout.plain(tuple(value.shape)), distance(self.trace.values[there[0]], value), None)
+        return replace(self._made(name, How.POSITION, fit), agrees=False)
 
     def _mends(self, name: str, value: torch.Tensor, held: torch.Tensor) -> bool:
         """Whether a node that reads the tensor is right with what is held in its place, and is not as it is."""

@@ -180,8 +180,9 @@ def record(call: Callable[[], object], known: Mapping[str, tuple[str, torch.Tens
         returned = call()
     if recorder.branched:  # torch.cond compiles itself, and what it compiled fits no run that is not watched
         torch._dynamo.reset()  # noqa: SLF001 - torch names it so in its own documents
-    outputs = tuple(recorder.name_of(leaf) for leaf in tree_flatten(returned)[0])
-    return Trace(recorder.activations, recorder.values, outputs, tuple(recorder.boundaries))
+    leaves = tree_flatten(returned)[0]
+    return Trace(recorder.activations, recorder.values, tuple(map(recorder.name_of, leaves)),
+                 tuple(recorder.boundaries), tuple(leaf.detach() for leaf in leaves if isinstance(leaf, torch.Tensor)))
 
 
 class Owners:

@@ -47,8 +47,7 @@ class ModuleSession:
         """
         start = time.perf_counter()
         if self._double:
-            trace = self._source.trace(feed, double=True)
-            values = [to_numpy(trace.values[n]) for n in trace.outputs if n in trace.values]
+            values = [_array(leaf) for leaf in self._source.trace(feed, double=True).returned]
         else:
             values = self._source.run(feed)
         seconds = time.perf_counter() - start

@@ -42,12 +42,14 @@ class Trace:
             no tensor, or was not seen being made.
         boundaries: for each call of a module that returned one tensor, in the order in which they returned: its path,
             and the activation.
+        returned: the tensors that the model returns, of whatever type.
     """
 
     activations: Mapping[str, Activation]
     values: Mapping[str, torch.Tensor]
     outputs: tuple[str, ...]
     boundaries: tuple[tuple[str, str], ...] = ()
+    returned: tuple[torch.Tensor, ...] = ()
 
     @cached_property
     def members(self) -> Mapping[str, tuple[str, ...]]:

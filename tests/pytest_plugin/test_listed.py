@@ -110,13 +110,13 @@ targets = ["onnxruntime", "pytorch:fp64", "pytorch@nowhere"]
 allow = ["pytorch"]
 """)
     project.write("sub/parity.toml", '[[model]]\npath = "../bad.onnx"\nname = "bad"\n'
-                                     'tolerance = { sqnr_db = 500.0 }\n')
+                                     'targets = ["onnxruntime:fp16"]\ntolerance = { max_abs = 0.0 }\n')
     project.run().assert_outcomes()
     result = project.run("--parity", "-v")
     result.assert_outcomes(passed=2, failed=1, skipped=1)
     result.stdout.fnmatch_lines_random([
-        "parity.toml::good[[]onnxruntime] PASSED*", "sub/parity.toml::bad[[]onnxruntime] FAILED*",
-        "*bad.onnx on onnxruntime: divergence*"])
+        "parity.toml::good[[]onnxruntime] PASSED*", "sub/parity.toml::bad[[]onnxruntime:fp16] FAILED*",
+        "*bad.onnx on onnxruntime:fp16: divergence*"])
     assert not any("hidden" in line for line in result.outlines)
     project.run("parity.toml::good[pytorch:fp64]").assert_outcomes(passed=1)
     project.run("--parity", "--parity-targets", "pytorch:fp64").assert_outcomes(passed=1, deselected=3)

@@ -14,6 +14,7 @@ from parity.analysis.measure import Comparison, measure
 from parity.analysis.portrait import Format, Operand, Portrait
 from parity.backends.latency import Latency
 from parity.fixes.fix import CurvePoint, Fix, KeptLayer
+from parity.report.modules import with_modules
 from parity.report.record import (
     Attribution,
     Candidate,
@@ -24,9 +25,11 @@ from parity.report.record import (
     ModelFacts,
     Reference,
     Report,
+    Rung,
     TaskAccuracy,
     Verdict,
 )
+from parity.report.rungs import Stage
 
 HOSTILE = (
     "<script>alert(1)</script>",
@@ -214,6 +217,13 @@ def repaired(after: float = 0.8) -> Report:
     return replace(report(explained(after)), command="parity fix fixtures/cnn.onnx --for onnxruntime:int8")
 
 
+def hostile_modules() -> Report:
+    """A run whose modules try to be something else."""
+    candidate = hostile()
+    tensors = tuple(replace(found, module=f"a.{name}") for found, name in zip(candidate.tensors, HOSTILE, strict=True))
+    return with_modules(report(replace(candidate, tensors=tensors)))
+
+
 def hostile_findings() -> Candidate:
     """A candidate whose causes, fixes and other tools' words try to be something else."""
     candidate = attributed(hostile())
@@ -256,7 +266,30 @@ def pictured() -> Report:
     fast, slow = Latency(0.0121, 0.0119, 0.0130, 7), Latency(0.0302, 0.0290, 0.0331, 7)
     shown = replace(shown, tensors=tensors, latency=fast)
     run = report(replace(good(), latency=slow), shown, unavailable(), emulated())
-    return replace(run, reads=reads)
+    return climbed(with_modules(owned(replace(run, reads=reads))))
+
+
+def owned(run: Report) -> Report:
+    """The run with four layers a block, four blocks a stage."""
+    def of(found: Layer) -> Layer:
+        return replace(found, module=f"stages.{found.index // 16}.blocks.{found.index // 4}")
+
+    return replace(run, candidates=tuple(replace(c, tensors=tuple(map(of, c.tensors))) for c in run.candidates))
+
+
+def climbed(run: Report, stages: tuple[tuple[str, Stage, float | None], ...] = (
+        ("module:fp64", "truth", None), ("module", "types", 7e-8), ("pytorch", "export", 0.12),
+        ("onnxruntime", "runtime", 3e-7))) -> Report:
+    """The run with a ladder: each rung on the one before it, what it adds beside a limit of 1e-4."""
+    rungs: list[Rung] = []
+    for name, stage, added in stages:
+        above = rungs[-1] if rungs else None
+        error = 0.0 if above is None or above.error is None else above.error + (added or 0.0)
+        rungs.append(Rung(name, stage, above.name if above else None, "logits", error, added, 1e-4 if above else None,
+                          added is None or added <= 1e-4,
+                          blame(layer(3, 0.2, 0.2)) if added is not None and added > 1e-4 else None,
+                          "In FP64, where nothing rounds, the export is off the module." * (stage == "export")))
+    return replace(run, ladder=tuple(rungs))
 
 
 def report(*candidates: Candidate, verdict: Verdict | None = None) -> Report:
@@ -286,5 +319,9 @@ EVERY = {
     "repaired": repaired(),
     "hostile findings": report(hostile_findings()),
     "pictured": pictured(),
+    "ladder": climbed(report(replace(good(), target="module", verdict="divergence"), good())),
+    "hostile ladder": climbed(report(hostile()), (("module:fp64", "truth", None), ("<b>target</b>", "other", math.nan),
+                                                  (HOSTILE[0], "other", math.inf), (HOSTILE[-1], "other", None))),
+    "hostile modules": hostile_modules(),
     "interrupted": replace(report(good(5)), partial=True),
 }

@@ -1,7 +1,7 @@
 // Across targets: the map of targets by layers, and error against latency.
 
 async function drawAcross() {
-  for (const [plot, drawIt] of [[find("#history-plot"), drawHistory], [find("#cost-plot"), drawCost], [find("#map-plot"), drawMap]])
+  for (const [plot, drawIt] of [[find("#history-plot"), drawHistory], [find("#ladder-plot"), drawLadder], [find("#cost-plot"), drawCost], [find("#map-plot"), drawMap]])
     if (plot) {
       plot.parentElement.hidden = false;
       await drawIt();

@@ -21,7 +21,7 @@ function decode(columns, strings) {
     rows.forEach((row, i) => { row[name] = figure(column[i]); });
   for (const row of rows) {
     row.ratio = over(row.implementation ?? row.local, row.floor);
-    row.words = [row.tensor, row.node, row.op, row.source].join("\n").toLowerCase();
+    row.words = [row.tensor, row.node, row.op, row.source, row.module].join("\n").toLowerCase();
     row.bad = !row.passed && row.origin !== "inherited";
     row.judged = row.row === columns.first ? "first bad" : row.bad ? row.origin || "bad" : row.origin || "";
   }

@@ -28,6 +28,13 @@ function listen() {
     link.addEventListener("click", (event) => { event.preventDefault(); select(state.candidate.first, { reveal: true }); });
   for (const link of document.querySelectorAll("a[data-row]"))
     link.addEventListener("click", (event) => { event.preventDefault(); select(Number(link.dataset.row), { reveal: true }); });
+  for (const link of document.querySelectorAll("a[data-module]"))
+    link.addEventListener("click", () => {
+      find("#search").value = find("#op").value = "";
+      find("#only-bad").checked = false;
+      find("#module").value = link.dataset.module && `=${link.dataset.module}`;
+      filter();
+    });
   find("#map-figure")?.addEventListener("change", drawMap);
   listenTable();
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawFigures);
@@ -51,6 +58,6 @@ async function drawWithPlotly() {
 
 listen();
 choose(report.focus);
-if (find("[data-plot], #cost-plot, #history-plot") || candidates.some((each) => each.rows.some(measured)))
+if (find("[data-plot], #cost-plot, #history-plot, #ladder-plot") || candidates.some((each) => each.rows.some(measured)))
   requestAnimationFrame(() => setTimeout(drawWithPlotly));
 else document.body.dataset.drawn = "true";

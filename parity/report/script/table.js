@@ -7,6 +7,7 @@ const COLUMNS = [
   { key: "node", title: "Node", meaning: "name of the node that makes it", width: 220, off: true },
   { key: "op", title: "Op", meaning: "operator", width: 136 },
   { key: "source", title: "Source", meaning: "file and line that it was exported from", width: 200, off: true },
+  { key: "module", title: "Module", meaning: "module of your code that it belongs to", width: 180, off: true },
   { key: "shape", title: "Shape", meaning: "shape on the target", width: 130, off: true },
   { key: "dtype", title: "Type", meaning: "element type on the target", width: 90, off: true },
   { key: "judged", title: "Judged", meaning: "what a bad tensor suffers from", width: 128 },
@@ -44,16 +45,32 @@ function compare(a, b, down) {
 /** Columns that the candidate has figures for. */
 const offered = () => COLUMNS.filter((column) => !column.optional || state.candidate.has.has(column.key));
 
+/** The modules of the candidate's layers and all that these are in, with how many layers each has. */
+function modulesOf(rows) {
+  const counts = new Map();
+  for (const { module } of rows)
+    for (let end = module?.length ?? 0; end > 0; end = module.lastIndexOf(".", end - 1)) counts.set(module.slice(0, end), (counts.get(module.slice(0, end)) ?? 0) + 1);
+  return counts;
+}
+
+const within = (row, module) => row.module != null && (row.module === module || row.module.startsWith(`${module}.`));
+
+/** A choice of what the rows have, which keeps what was chosen where that is there still. */
+function offer(select, every, counts) {
+  const chosen = select.value, options = [...counts].sort(([a], [b]) => compare(a, b, false));
+  select.replaceChildren(element("option", { value: "" }, every), ...options.map(([name, count]) => element("option", { value: `=${name}` }, `${name || "(none)"} (${whole(count)})`)));
+  select.value = chosen;
+  if (select.selectedIndex < 0) select.value = "";
+}
+
 /** What can be filtered by, and which columns there are, for the candidate in sight. */
 function drawTools() {
   const counts = new Map();
   for (const { op } of state.candidate.rows) counts.set(op, (counts.get(op) ?? 0) + 1);
-  const ops = [...counts].sort(([a], [b]) => compare(a, b, false));
-  const chosen = find("#op").value;
-  find("#op").replaceChildren(element("option", { value: "" }, "every op"),
-    ...ops.map(([op, count]) => element("option", { value: `=${op}` }, `${op || "(none)"} (${whole(count)})`)));
-  find("#op").value = chosen;
-  if (find("#op").selectedIndex < 0) find("#op").value = "";
+  offer(find("#op"), "every op", counts);
+  const modules = modulesOf(state.candidate.rows);
+  offer(find("#module"), "every module", modules);
+  find("#module").parentElement.hidden = modules.size === 0;
   find("#columns").replaceChildren(...offered().map((column) => {
     const box = element("input", { type: "checkbox", checked: !state.hidden.has(column.key), disabled: column.key === "tensor" });
     box.addEventListener("change", () => {
@@ -91,10 +108,10 @@ function drawHead() {
 }
 
 function filter() {
-  const wanted = find("#search").value.trim().toLowerCase(), op = find("#op").value;
+  const wanted = find("#search").value.trim().toLowerCase(), op = find("#op").value, module = find("#module").value.slice(1);
   const onlyBad = find("#only-bad").checked;
   const rows = state.candidate.rows;
-  state.shown = rows.filter((row) => (!onlyBad || row.bad) && (!op || `=${row.op}` === op) && row.words.includes(wanted));
+  state.shown = rows.filter((row) => (!onlyBad || row.bad) && (!op || `=${row.op}` === op) && (!module || within(row, module)) && row.words.includes(wanted));
   state.shown.sort((a, b) => compare(a[state.sort], b[state.sort], state.down) || a.row - b.row);
   find("#count").textContent = state.shown.length === rows.length ? `${whole(rows.length)} tensors`
     : `${whole(state.shown.length)} of ${whole(rows.length)} tensors`;
@@ -139,7 +156,7 @@ function select(row, { reveal = false } = {}) {
   state.selected = row;
   let place = state.shown.findIndex((shown) => shown.row === row);
   if (place < 0) {
-    find("#search").value = find("#op").value = "";
+    find("#search").value = find("#op").value = find("#module").value = "";
     find("#only-bad").checked = false;
     filter();
     place = state.shown.findIndex((shown) => shown.row === row);
@@ -175,7 +192,7 @@ function csvCell(value, isFigure) {
 }
 
 function download() {
-  const texts = ["tensor", "node", "op", "source", "dtype", "shape", "judged"];
+  const texts = ["tensor", "node", "op", "source", "module", "dtype", "shape", "judged"];
   const figures = ["index", "ratio", ...state.candidate.has].filter((name, i, all) => all.indexOf(name) === i);
   const lines = state.shown.map((row) => [...texts.map((name) => csvCell(row[name], false)), ...figures.map((name) => csvCell(row[name], true))].join(","));
   const link = element("a", { download: "layers.csv",
@@ -187,6 +204,7 @@ function download() {
 function listenTable() {
   find("#search").addEventListener("input", filter);
   find("#op").addEventListener("change", filter);
+  find("#module").addEventListener("change", filter);
   find("#only-bad").addEventListener("change", filter);
   find("#download").addEventListener("click", download);
   scroller.addEventListener("keydown", move);

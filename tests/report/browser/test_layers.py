@@ -38,6 +38,18 @@ def test_search_and_filters_narrow_the_table(visit: Opening) -> None:
     assert seen.texts("#table .empty") == ["No tensor matches."]
 
 
+def test_a_module_leads_to_its_layers(visit: Opening) -> None:
+    """A module's name in the account by module filters the table by it and all that is in it; so does the choice."""
+    seen = visit("pictured")
+    shown = seen.page.locator(".detail:not([hidden]) details.words", has_text="By module")
+    shown.locator("summary").click()
+    shown.locator("a[data-module='stages.1']").click()
+    assert seen.page.locator("#module").input_value() == "=stages.1"
+    assert seen.page.locator("#count").inner_text() == "16 of 40 tensors"
+    seen.page.locator("#module").select_option("=stages.1.blocks.5")
+    assert seen.page.locator("#count").inner_text() == "4 of 40 tensors"
+
+
 def test_columns_are_chosen(visit: Opening) -> None:
     """A column that is ticked appears, one that is not goes, and the tensor's name stays."""
     seen = visit("pictured")

@@ -1,0 +1,176 @@
+"""The ladder on real runs: each planted error enters at the rung where it was planted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+from torch import Tensor, nn
+
+import parity
+from parity.backends.base import RunOptions
+from parity.backends.ort import InProcess, OrtSession
+from parity.compare import Options, compare
+from parity.contenders import Contender
+from parity.graph.feeds import seeded_feed
+from parity.graph.model import Model
+from parity.original import MODULE, original_of
+from parity.report.ladder import entrance, way_to
+from parity.report.record import Report, Rung
+from parity.source_model.exporting import export
+from parity.source_model.loading import source_of_module
+from parity.targets import Target
+from tests.builders import declared, node, proto_of
+
+ORT = Target("onnxruntime")
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+
+def net() -> nn.Module:
+    """Two layers and a head."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 8), nn.GELU(), nn.Linear(8, 4)).eval()
+
+
+def of_module(module: nn.Module, x: np.ndarray, *targets: Target,
+              edit: Callable[[onnx.ModelProto], None] = lambda proto: None) -> Report:
+    """A module and its edited export on targets."""
+    source = source_of_module(module)
+    proto = export(source, [x]).model.proto
+    edit(proto)
+    model = Model.from_proto(proto)
+    feed = {model.graph.inputs[0].name: x}
+    original = original_of(source, model, feed)
+    contenders = [Contender(MODULE, original=original), *map(Contender, targets)]
+    return compare(model, contenders, [feed], [], options=Options(RunOptions(threads=1)))
+
+
+def rungs(report: Report) -> dict[str, Rung]:
+    """By name."""
+    return {rung.name: rung for rung in report.ladder}
+
+
+def scaled(proto: onnx.ModelProto) -> None:
+    """The second layer's weight is half as large again."""
+    for weight in proto.graph.initializer:
+        if weight.name == "2.weight":
+            weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight) * np.float32(1.5), weight.name))
+
+
+def inputs() -> np.ndarray:
+    """Four rows."""
+    return np.random.default_rng(0).standard_normal((4, 8)).astype(np.float32)
+
+
+def test_a_clean_way_has_every_rung() -> None:
+    """From FP64 to INT8, each stands on its own runtime in FP32, and only formats add what can be seen."""
+    found = rungs(of_module(net(), inputs(), ORT, Target("onnxruntime", "", "int8"), Target("pytorch", "", "fp16")))
+    assert {n: (r.stage, r.above) for n, r in found.items()} == {
+        "module:fp64": ("truth", None), "module": ("types", "module:fp64"), "pytorch": ("export", "module"),
+        "onnxruntime, unoptimised": ("runtime", "pytorch"), "onnxruntime": ("optimised", "onnxruntime, unoptimised"),
+        "onnxruntime:int8": ("precision", "onnxruntime"), "pytorch:fp16": ("precision", "pytorch")}
+    assert all(r.passed and r.first_bad is None for r in found.values())
+    assert all(r.added is not None and r.error is not None for n, r in found.items() if r.above)
+    assert (found["pytorch"].error or 1) < 1e-6 < (found["onnxruntime:int8"].added or 0)
+    assert "computes what the module does" in found["pytorch"].note
+
+
+def test_an_export_fault_enters_at_the_export() -> None:
+    """A weight changed in the .onnx: that rung is bad, names the tensor, and the runtime adds nothing to it."""
+    report = of_module(net(), inputs(), ORT, edit=scaled)
+    found = entrance(way_to(report, report.candidates[0]))
+    assert found is not None
+    assert (found.name, found.stage) == ("pytorch", "export")
+    assert found.first_bad is not None
+    assert (found.first_bad.tensor, found.first_bad.kind) == ("linear_1", "export")
+    assert "computes something else" in found.note
+    assert [r.name for r in report.ladder if not r.passed] == ["pytorch"]
+    assert rungs(report)["module"].first_bad is None
+
+
+class Wide(nn.Module):
+    """Has a constant that FP32 cannot hold."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, 8] to the same shape."""
+        return torch.tanh(x * 0.1 + 0.3)
+
+
+def test_rounded_constants_are_told_apart_from_an_export_fault() -> None:
+    """0.1 as FP32 is not the 0.1 of FP64: that is said, and is no fault."""
+    found = rungs(of_module(Wide(), inputs()))["pytorch"]
+    assert found.passed
+    assert found.first_bad is None
+    assert "rounded to FP32" in found.note
+
+
+class Lost(nn.Module):
+    """Passes FP32's range on the way."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, 8] to the same shape."""
+        return torch.log(torch.exp(100 + x * x))
+
+
+def test_what_fp32_itself_loses_is_found_in_the_module() -> None:
+    """exp(100) is finite in FP64 only: the rung is the module's own types, whatever deploys it."""
+    report = of_module(Lost(), inputs(), ORT)
+    found = rungs(report)["module"]
+    assert not found.passed
+    assert found.first_bad is not None
+    assert (found.first_bad.op, found.first_bad.kind) == ("Exp", "nonfinite")
+    assert rungs(report)["pytorch"].passed
+
+
+def layers(gain: float) -> onnx.ModelProto:
+    """Two products, the first of which may have a wrong weight."""
+    weights = np.random.default_rng(1).standard_normal((2, 3, 3)).astype(np.float32)
+    return proto_of([node("MatMul", ["x", "v"], ["a"]), node("MatMul", ["a", "w"], ["y"])], [declared("x")],
+                    [declared("y")], {"v": weights[0] * np.float32(gain), "w": weights[1]})
+
+
+@pytest.mark.parametrize(("when", "expected"), [
+    ("off", "onnxruntime, unoptimised"), ("all", "onnxruntime")])
+def test_optimisation_is_told_apart_from_the_runtime(when: str, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fault with and without graph optimisation enters at the runtime, one with it alone at the optimisation."""
+    plain = InProcess.open
+
+    def opened(self: InProcess, model: Model, flat: Model, target: Target, options: RunOptions) -> OrtSession:
+        faulty = Model.from_proto(layers(1.1)) if when == "off" or options.optimization == "all" else model
+        return plain(self, faulty, faulty, target, options)
+
+    monkeypatch.setattr(InProcess, "open", opened)
+    model = Model.from_proto(layers(1.0))
+    feed, _ = seeded_feed(model, 0)
+    report = compare(model, [Contender(ORT)], [feed], [], options=Options(RunOptions(threads=1)))
+    found = entrance(way_to(report, report.candidates[0]))
+    assert found is not None
+    assert found.name == expected
+
+
+def test_without_a_module_it_starts_at_the_model_in_fp64() -> None:
+    """The .onnx in FP64 is the truth, another reference is a rung, and a candidate of the same name is none."""
+    model = Model.from_proto(proto_of([node("Exp", ["x"], ["y"])], [declared("x")], [declared("y")]))
+    feed, _ = seeded_feed(model, 0)
+    found = compare(model, [Contender(Target("pytorch"))], [feed], [], ORT, Options(RunOptions(threads=1)))
+    assert [(r.name, r.stage, r.above) for r in found.ladder] == [
+        ("pytorch:fp64", "truth", None), ("pytorch", "types", "pytorch:fp64"), ("onnxruntime", "reference", "pytorch")]
+
+
+def test_samples_are_pooled() -> None:
+    """Of several samples each rung has the worst."""
+    x = [np.random.default_rng(s).standard_normal((2, 8)).astype(np.float32) for s in range(3)]
+    report = parity.compare(net(), [{"input": each} for each in x], candidates=["onnxruntime:int8"], threads=1)
+    alone = [parity.compare(net(), {"input": each}, candidates=["onnxruntime:int8"], threads=1,
+                            calibration=[{"input": each} for each in x]) for each in x]
+    worst = max(rungs(each)["onnxruntime:int8"].added or 0 for each in alone)
+    assert rungs(report)["onnxruntime:int8"].added == pytest.approx(worst)
