@@ -24,7 +24,7 @@ from parity.source_model.fingerprint import Index
 from parity.source_model.layout import Layout, distance, find_layout
 from parity.source_model.mapping import How, Match, TensorMap
 from parity.source_model.naming import Located, locate
-from parity.source_model.origin import origin
+from parity.source_model.origin import origin, strayed
 from parity.source_model.place import Place, place_of
 from parity.source_model.sides import Side
 from parity.source_model.trace import Trace
@@ -115,6 +115,8 @@ class _Matcher:
         for node, name in waiting:
             if (lost := self._lost(node, name)) is not None:
                 self.matches[name] = lost
+        if self.strict and self.control is not None:
+            self.matches.update((m.tensor, m) for m in strayed(self.control, self.matches, TOLERANCE))
         ordered = {name: self.matches[name] for name in self.places if name in self.matches}
         places = {n: ordered[n].place if n in ordered else p for n, p in self.places.items()}
         begins = self._traced_back(ordered)
