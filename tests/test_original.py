@@ -41,6 +41,39 @@ def training():
 
 def made():
     return training().eval()
+
+
+class Many(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.fc = nn.Linear(8, 4)
+
+    def forward(self, input):
+        y = self.fc(input)
+        return {"scores": y, "best": y.argmax(-1), "name": "many", "parts": [y.softmax(-1), None]}
+
+
+class Two(Many):
+    def forward(self, input):
+        y = self.fc(input)
+        return y, y.softmax(-1)
+
+
+class Swapped(Two):
+    def forward(self, input):
+        return super().forward(input)[::-1]
+
+
+class Wild(Many):
+    def forward(self, input):
+        if input.sum() > 0:
+            return self.fc(input)
+        return -self.fc(input)
+
+
+def raising():
+    return {}["width"]
 '''
 SHAPE = ("--shape", "input=3x8", "--no-html")
 
@@ -192,3 +225,80 @@ def test_the_users_own_module_is_left_as_it_is() -> None:
     assert module.training
     assert not source.module.training
     assert source_of("model.onnx") is None
+
+
+def test_outputs_that_are_no_tensors_are_left_aside(command: CommandLine) -> None:
+    """Of a nested result with text and None in it, the tensors are the outputs, integers among them."""
+    outcome = command.compare("--torch", "small_net:Many", *SHAPE)
+    assert told(outcome) == {"module": "parity", "onnxruntime": "parity"}
+    assert [o.dtype for o in outcome.candidate.outputs] == ["float32", "int64", "float32"]
+
+
+def test_a_program_of_any_batch_runs_on_another_than_its_example(command: CommandLine) -> None:
+    """Dynamic shapes stay dynamic in the export."""
+    import small_net
+
+    x = torch.randn(3, 8)
+    program = torch.export.export(small_net.Two().eval(), (x,), dynamic_shapes={"input": {0: torch.export.Dim("n")}})
+    torch.export.save(program, "any.pt2")
+    np.savez("five.npz", input=np.ones((5, 8), np.float32))
+    outcome = command.compare("any.pt2", "--input", "five.npz", "--no-html")
+    assert told(outcome) == {"module": "parity", "onnxruntime": "parity"}
+    assert outcome.candidate.outputs[0].shape == (5, 4)
+    assert told(command.compare("any.pt2", "--no-html")) == {"module": "parity", "onnxruntime": "parity"}
+    batch = onnx.load(str(command.folder / "model.onnx")).graph.input[0].type.tensor_type.shape.dim[0]
+    assert batch.dim_param
+
+
+@pytest.mark.parametrize(("words", "said"), [
+    (["--torch", "small_net:raising"], ["raises KeyError: 'width'", "small_net.py:", "in raising"]),
+    (["--torch", "small_net:Two", "--checkpoint", "w.pt"], ["do not fit", "lacks fc.bias", "fc.weight is (4, 7)"]),
+    (["two.onnx", "--torch", "small_net:Swapped"], ["is number 1", "values of number 2"]),
+    (["two.onnx", "--torch", "small_net:Wild"], ["returns 1 tensors", "2 outputs"]),
+    (["--torch", "small_net:Wild"], ["cannot be exported", "small_net.py:", "if input.sum() > 0", "older exporter"])])
+def test_bad_sources_are_told_with_the_users_own_lines(command: CommandLine, words: list[str], said: list[str]) -> None:
+    """What is wrong with a factory, weights, outputs or an export is one message, with nothing of torch's beside it."""
+    import small_net
+
+    torch.save({"fc.weight": torch.zeros(4, 7)}, "w.pt")
+    older(small_net.Two(), "two.onnx")
+    shape = [] if words[0].endswith(".onnx") else ["--shape", "input=3x8"]
+    outcome = command("compare", *words, *shape, "-o", command.folder)
+    assert outcome.status == 2
+    assert outcome.out == ""
+    assert all(part in outcome.err for part in said), outcome.err
+    assert "torch/" not in outcome.err
+    assert "def forward(self" not in outcome.err
+
+
+def older(module: nn.Module, path: str) -> None:
+    """Export with torch's older exporter, on inputs whose sum is positive."""
+    torch.onnx.export(module.eval(), (torch.ones(3, 8),), path, dynamo=False, input_names=["input"])
+
+
+def test_a_branch_that_an_export_has_baked_in_is_the_exports_fault(command: CommandLine) -> None:
+    """Given the .onnx, a module that cannot be exported is compared; that other inputs go elsewhere is found."""
+    import small_net
+
+    older(small_net.Wild(), "wild.onnx")
+    np.savez("ones.npz", input=np.ones((3, 8), np.float32))
+    outcome = command.compare("wild.onnx", "--torch", "small_net:Wild", "--input", "ones.npz", "--no-html")
+    assert outcome.status == 0
+    bad = outcome.candidate.first_bad
+    assert bad is not None
+    assert bad.kind == "export"
+    assert outcome.candidate.outputs[0].passed
+    assert "baked in" in outcome.candidate.diagnoses[0].message
+
+
+def test_a_compiled_module_shows_its_outputs_and_boundaries(command: CommandLine) -> None:
+    """-c pytorch.compile: a row of its own, on the module's rung, with what its parts return."""
+    pytest.importorskip("torch._inductor")
+    outcome = command.compare("--torch", "small_net:made", *SHAPE, "-c", "pytorch.compile")
+    if "compiler" in outcome.report.candidates[1].reason:
+        pytest.skip("there is no C++ compiler")
+    assert told(outcome) == {"module": "parity", "pytorch.compile": "parity"}
+    compiled = outcome.report.candidates[1]
+    assert {layer.module for layer in compiled.tensors} >= {"0.fc", "1.fc", "2"}
+    assert [(r.name, r.above) for r in outcome.report.ladder if r.stage == "compiled"] == [
+        ("pytorch.compile", "module")]

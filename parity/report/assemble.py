@@ -189,6 +189,9 @@ def _placed(candidate: Candidate, places: Mapping[str, Place]) -> Candidate:
 
 _EXPORT_FAULT = ("The export is not the module{}: in FP64, and at the module's own inputs, {!r} is off by {:.1e} "
                  "(relative L2). This was made when the model was exported, and by no runtime.")
+_BAKED_IN = ("The export is not the module{}: on these inputs {!r} is right in FP64, on others of the same shapes it "
+             "is off{}. A value of the example inputs, or the branch that they take, was baked in at the export.")
+_RIGHT = 5e-7  # relative L2 in FP64, as `matching.TOLERANCE`
 
 
 def with_export_findings(candidate: Candidate, mapping: TensorMap) -> Candidate:
@@ -212,7 +215,11 @@ def _with_export_fault(candidate: Candidate, fault: Match) -> Candidate:
     place = fault.place
     where = f" {place.module!r}" * bool(place.module) + f" at {place.source} `{place.text}`" * bool(place.source)
     figures = {"error": fault.error} | ({} if fault.control is None else {"error on other inputs": fault.control})
-    said = Diagnosis("export-fault", fault.tensor, _EXPORT_FAULT.format(where, fault.tensor, fault.error), figures)
+    message = _EXPORT_FAULT.format(where, fault.tensor, fault.error)
+    if fault.error <= _RIGHT:
+        by = "" if fault.control is None else f" by {fault.control:.1e} (relative L2)"
+        message = _BAKED_IN.format(where, fault.tensor, by)
+    said = Diagnosis("export-fault", fault.tensor, message, figures)
     row = next((r for r in candidate.tensors if r.tensor == fault.tensor), None)
     bad = candidate.first_bad if row is None else FirstBad(
         row.tensor, row.node, row.op, row.index, "export", row.accumulated, row.local, row.source)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
 import onnx
 import torch
+from torch.utils._pytree import tree_flatten
 
 from parity.errors import FeedError, ModelError
 from parity.graph.executor import Executor
@@ -19,7 +21,7 @@ from parity.graph.model import Model
 from parity.graph.ops.call import from_numpy, is_tensor, to_numpy
 from parity.graph.scratch import temporary_folder
 from parity.source_model.layout import distance
-from parity.source_model.place import frames_of
+from parity.source_model.place import frames_of, traced_place
 from parity.source_model.source import SourceModel
 
 # Beyond this an output is another one, and not one that rounds otherwise.
@@ -108,9 +110,13 @@ def _apart(one: np.ndarray, other: np.ndarray) -> float:
 
 def _current(source: SourceModel, arguments: tuple[torch.Tensor, ...], keywords: dict[str, torch.Tensor],
              opset: int | None) -> onnx.ModelProto:
-    what = source.module if source.program is None else source.program
-    program = torch.onnx.export(what, arguments, kwargs=keywords or None, dynamo=True, verbose=False,
-                                opset_version=opset)
+    if source.program is None:
+        with _tensors_alone(source, [t.clone() for t in arguments], {n: t.clone() for n, t in keywords.items()}):
+            program = torch.onnx.export(source.module, arguments, kwargs=keywords or None, dynamo=True, verbose=False,
+                                        opset_version=opset)
+    else:
+        program = torch.onnx.export(source.program, arguments, kwargs=keywords or None, dynamo=True, verbose=False,
+                                    opset_version=opset)
     if program is None:
         raise FeedError("the exporter returned nothing")
     return program.model_proto
@@ -126,22 +132,41 @@ def _older(source: SourceModel, arguments: tuple[torch.Tensor, ...], opset: int 
 
 
 def _reason(error: BaseException) -> str:
-    """The innermost cause's first line: exporters wrap what happened in pages of advice."""
+    """The innermost cause's first line, and the user's: exporters wrap what happened in pages of advice."""
     while error.__cause__ is not None:
         error = error.__cause__
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0] if lines else 'no reason given'}"
+    place = traced_place(str(error), None)
+    at = f" (at {place.source}: {place.text})" if place.source else ""
+    return f"{type(error).__name__}: {lines[0] if lines else 'no reason given'}{at}"
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the exporters' remarks off the user's terminal."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    """Keep the exporters' remarks, and the graphs that they print where they fail, off the user's terminal."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), redirect_stderr(StringIO()), redirect_stdout(StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        logging.disable(disabled)
+
+
+@contextmanager
+def _tensors_alone(source: SourceModel, arguments: Sequence[torch.Tensor], keywords: Mapping[str, torch.Tensor],
+                   ) -> Iterator[None]:
+    """Have the model return its tensors and nothing else, where there is more: an ONNX graph has no other outputs."""
+    def leaves(returned: object) -> list[object]:
+        return list(tree_flatten(returned)[0])
+
+    with torch.no_grad():
+        more = any(not isinstance(leaf, torch.Tensor) for leaf in leaves(source.module(*arguments, **keywords)))
+    hook = source.module.register_forward_hook(lambda module, inputs, returned: tuple(
+        leaf for leaf in leaves(returned) if isinstance(leaf, torch.Tensor))) if more else None
+    try:
+        yield
+    finally:
+        if hook is not None:
+            hook.remove()

@@ -63,7 +63,8 @@ class Index:
     def __init__(self, values: Mapping[str, torch.Tensor], names: Iterable[str]) -> None:
         self._by_size: dict[int, list[str]] = {}
         self._values = values
-        self._sorted: dict[int, tuple[list[float], list[tuple[Fingerprint, str]]]] = {}
+        self._sorted: dict[int, tuple[list[float], list[str]]] = {}
+        self._prints: dict[str, Fingerprint] = {}
         for name in names:
             if values[name].numel():
                 self._by_size.setdefault(values[name].numel(), []).append(name)
@@ -72,17 +73,27 @@ class Index:
         """Those that may be equal to `value` but for the order, in the order in which they were given."""
         if value.numel() not in self._by_size:
             return []
-        norms, entries = self._entries(value.numel())
+        norms, names = self._norms(value.numel())
         wanted = Fingerprint.of(value)
         apart = tolerance * wanted.norm * 1.01
-        near = entries[bisect_left(norms, wanted.norm - apart):bisect_right(norms, wanted.norm + apart)]
-        found = {name for print_, name in near if print_.fits(wanted, tolerance)}
+        near = names[bisect_left(norms, wanted.norm - apart):bisect_right(norms, wanted.norm + apart)]
+        found = {name for name in near if self._print(name).fits(wanted, tolerance)}
         return [name for name in self._by_size[value.numel()] if name in found]
 
-    def _entries(self, numel: int) -> tuple[list[float], list[tuple[Fingerprint, str]]]:
-        """All of one size by norm, worked out when they are first asked for."""
+    def _norms(self, numel: int) -> tuple[list[float], list[str]]:
+        """All of one size by norm, worked out when they are first asked for; most are told apart by that alone."""
         if numel not in self._sorted:
-            entries = sorted(((Fingerprint.of(self._values[n]), n) for n in self._by_size[numel]),
-                             key=lambda e: e[0].norm)
-            self._sorted[numel] = [e[0].norm for e in entries], entries
+            entries = sorted((_norm(self._values[n]), n) for n in self._by_size[numel])
+            self._sorted[numel] = [norm for norm, _ in entries], [name for _, name in entries]
         return self._sorted[numel]
+
+    def _print(self, name: str) -> Fingerprint:
+        if name not in self._prints:
+            self._prints[name] = Fingerprint.of(self._values[name])
+        return self._prints[name]
+
+
+def _norm(value: torch.Tensor) -> float:
+    """As `Fingerprint.of` has it."""
+    norm = torch.linalg.vector_norm(value, dtype=torch.float64)
+    return float(norm if norm.isfinite() else torch.linalg.vector_norm(canonical(value)))

@@ -7,8 +7,9 @@ other inputs, then the graph around them and the user's line decide; where nothi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import cast
 
 import numpy as np
@@ -23,7 +24,7 @@ from parity.source_model.fingerprint import Index
 from parity.source_model.layout import Layout, distance, find_layout
 from parity.source_model.mapping import How, Match, TensorMap
 from parity.source_model.naming import Located, locate
-from parity.source_model.origin import origin
+from parity.source_model.origin import origin, strayed
 from parity.source_model.place import Place, place_of
 from parity.source_model.sides import Side
 from parity.source_model.trace import Trace
@@ -40,7 +41,8 @@ _HEAVY = frozenset({"Conv", "ConvTranspose", "MatMul", "Gemm", "LSTM", "GRU", "R
 
 
 def map_tensors(flat: Model, feed: Arrays, trace: Trace, control_feed: Arrays | None = None,
-                control: Trace | None = None, located: Mapping[str, Located] | None = None) -> TensorMap:
+                control: Trace | Callable[[], Trace | None] | None = None,
+                located: Mapping[str, Located] | None = None, *, strict: bool = True) -> TensorMap:
     """The map of an ONNX graph onto one run of the module that it was exported from.
 
     Args:
@@ -48,16 +50,21 @@ def map_tensors(flat: Model, feed: Arrays, trace: Trace, control_feed: Arrays | 
         feed: of the graph.
         trace: of the module in FP64 on the same feed.
         control_feed: another feed.
-        control: the module on it.
+        control: the module on it; or what runs it, where that is not to be done unless several activations are equal.
         located: what tensors should be by their names; None for what the exporter's metadata say.
+        strict: look at the other feed for every tensor, and not only for those that several activations may be.
 
     Raises:
         ModelError: the graph does not run.
     """
     matches: dict[str, Match] = {}
-    second = None if control is None or control_feed is None else Side(flat, control_feed, control, matches)
-    return _Matcher(Side(flat, feed, trace, matches), second, matches,
-                    locate(flat, trace) if located is None else located).run()
+    main = Side(flat, feed, trace, matches)
+
+    def second() -> Side | None:
+        made = control() if callable(control) else control
+        return None if made is None or control_feed is None else Side(flat, control_feed, made, matches, main)
+
+    return _Matcher(main, second, matches, locate(flat, trace) if located is None else located, strict=strict).run()
 
 
 @dataclass(frozen=True)
@@ -73,13 +80,19 @@ class _Fit:
 class _Matcher:
     """One walk along the graph."""
 
-    def __init__(self, main: Side, control: Side | None, matches: dict[str, Match],
-                 located: Mapping[str, Located]) -> None:
+    def __init__(self, main: Side, second: Callable[[], Side | None], matches: dict[str, Match],
+                 located: Mapping[str, Located], *, strict: bool) -> None:
         self.flat, self.trace = main.flat, main.trace
-        self.main, self.control, self.matches, self.located = main, control, matches, located
+        self.main, self.matches, self.located, self.strict = main, matches, located, strict
+        self._second = second
         self.evidence = Evidence(self.flat, self.trace, matches)
         self.index = Index(self.trace.values, (n for n in self.trace.members if n in self.trace.values))
         self.places: dict[str, Place] = {}
+
+    @cached_property
+    def control(self) -> Side | None:
+        """The graph on the other feed, once something asks for it; None where there is none."""
+        return self._second()
 
     def run(self) -> TensorMap:
         """Match what can be matched, then what was ambiguous, with the rest of the graph known."""
@@ -102,10 +115,14 @@ class _Matcher:
         for node, name in waiting:
             if (lost := self._lost(node, name)) is not None:
                 self.matches[name] = lost
+        if self.strict and self.control is not None:
+            self.matches.update((m.tensor, m) for m in strayed(self.control, self.matches, TOLERANCE))
         ordered = {name: self.matches[name] for name in self.places if name in self.matches}
         places = {n: ordered[n].place if n in ordered else p for n, p in self.places.items()}
-        spent = 1 + (self.control.evaluated / max(self.main.evaluated, 1) if self.control else 0)
-        return TensorMap(ordered, places, spent, 1 if self.control is None else 2, self._traced_back(ordered))
+        begins = self._traced_back(ordered)
+        asked = self.control if "control" in vars(self) else None
+        spent = 1 + (asked.evaluated / max(self.main.evaluated, 1) if asked else 0)
+        return TensorMap(ordered, places, spent, 1 if asked is None else 2, begins)
 
     def _traced_back(self, ordered: Mapping[str, Match]) -> Match | None:
         """Where the first disagreement begins, if that is before the tensor that is known to disagree."""
@@ -136,7 +153,7 @@ class _Matcher:
 
     def _match(self, node: Node, name: str, value: torch.Tensor, stage: Stage) -> bool:
         """Find the activation of a tensor."""
-        found = self._by_place(name, value)
+        found = self._by_place(node, name, value)
         if found is None:
             equal = self._equal(node, name, value)
             found = self._chosen(node, name, equal, stage) if equal else self._disagreeing(node, name, value)
@@ -156,12 +173,14 @@ class _Matcher:
                 self.matches[spec.name] = match
                 self.evidence.claim(match)
 
-    def _by_place(self, name: str, value: torch.Tensor) -> Match | None:
+    def _by_place(self, node: Node, name: str, value: torch.Tensor) -> Match | None:
         """The activation that the exporter's names point to, if it has the values."""
         located = self.located.get(name)
         fit = None if located is None else self._fit(located.activation, value)
         if located is None or fit is None:
             return None
+        if node.op in _HEAVY or not self.strict:  # a product of other operands is another on these inputs, too
+            return self._made(name, located.how, fit)
         fit = replace(fit, control=self._control(name, fit.activation, fit.layout))
         return None if fit.control is not None and fit.control > TOLERANCE else self._made(name, located.how, fit)
 
@@ -172,7 +191,7 @@ class _Matcher:
         best = min((fit.error for fit in fits.values()), default=0.0)
         fits = {root: fit for root, fit in fits.items() if fit.error <= 30 * best + 1e-13}
         taken = any(self.evidence.claimed.get(root, set()) - {self.evidence.root(name)} for root in fits)
-        if len(fits) == 1 and not taken and node.op in _HEAVY:
+        if len(fits) == 1 and not taken and (node.op in _HEAVY or not self.strict):
             return fits
         fits = {r: replace(f, control=self._control(name, f.activation, f.layout)) for r, f in fits.items()}
         return {root: fit for root, fit in fits.items() if fit.control is None or fit.control <= TOLERANCE}

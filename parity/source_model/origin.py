@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import replace
 from itertools import permutations
 
 import torch
@@ -12,6 +14,7 @@ from parity.errors import ModelError
 from parity.graph.graph import Node
 from parity.graph.ops.call import Value
 from parity.source_model.evidence import MOVES
+from parity.source_model.layout import distance
 from parity.source_model.mapping import How, Match
 from parity.source_model.sides import Side
 
@@ -46,6 +49,25 @@ def origin(side: Side, matches: Mapping[str, Match], wanted: frozenset[str], tel
     fed = wanted | {spec.name for spec in side.flat.graph.inputs}
     return next((name for name in region if name not in matches and name not in agreeing
                  and not fed.isdisjoint(side.flat.graph.producer[name].reads)), None)
+
+
+def strayed(control: Side, matches: Mapping[str, Match], tolerance: float) -> Iterator[Match]:
+    """The outputs that on other inputs are other activations: the export took one branch for good.
+
+    Args:
+        control: the graph on the other inputs.
+        matches: all there are.
+        tolerance: relative L2 up to which two activations are the same.
+    """
+    values = control.trace.values
+    for output, name in zip(control.flat.graph.outputs, control.trace.outputs, strict=False):
+        match = matches.get(output.name)
+        if match is None or not match.agrees or not {name, match.activation} <= values.keys():
+            continue
+        held, other = values[name], values[match.activation]
+        apart = distance(held, other) if held.numel() == other.numel() else math.inf
+        if apart > tolerance:
+            yield replace(match, control=apart, agrees=False)
 
 
 def _region(side: Side, matches: Mapping[str, Match], wanted: frozenset[str], tensor: str) -> list[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten, tree_map
+from torch.utils._pytree import tree_flatten
 
 from parity.source_model.expansions import EXPANSIONS
 from parity.source_model.place import Place, user_place
@@ -159,7 +159,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch's ow
                 return widened
             return value
 
-        return tree_map(wide, tuple(args)), tree_map(wide, given)
+        return _each(tuple(args), wide), _each(given, wide)
 
 
 def record(call: Callable[[], object], known: Mapping[str, tuple[str, torch.Tensor]], *, double: bool,
@@ -256,14 +256,27 @@ def _functional(func: Any) -> object:
     return getattr(packet, "default", func)
 
 
-def _tensors(tree: object) -> Iterable[torch.Tensor]:
-    return (leaf for leaf in tree_flatten(tree)[0] if isinstance(leaf, torch.Tensor))
+def _tensors(value: object) -> Iterator[torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, (tuple, list)):
+        for part in value:
+            yield from _tensors(part)
+    elif isinstance(value, dict):
+        yield from _tensors(list(value.values()))
+
+
+def _each(value: Any, change: Callable[[Any], Any]) -> Any:
+    """Arguments of an operator with each leaf changed; torch's own tree_map takes as long as a small operator."""
+    if isinstance(value, (tuple, list)):
+        return type(value)([_each(part, change) for part in value])
+    return {n: _each(part, change) for n, part in value.items()} if isinstance(value, dict) else change(value)
 
 
 def _spelled(args: Sequence[Any], given: Mapping[str, Any], root: Callable[[torch.Tensor], str]) -> str:
     """The arguments in words that are the same for the same computation."""
-    return repr(tree_map(lambda v: root(v) + str(tuple(v.shape)) if isinstance(v, torch.Tensor) else v,
-                         (tuple(args), dict(given))))
+    return repr(_each((tuple(args), dict(given)),
+                      lambda v: root(v) + str(tuple(v.shape)) if isinstance(v, torch.Tensor) else v))
 
 
 def _memory(tensor: torch.Tensor) -> int:

@@ -22,17 +22,20 @@ class Side:
         feed: a value for every input.
         trace: of the module on the same feed.
         matches: those found so far; the walk adds to them.
+        beside: another side, whose weights are shared.
 
     Attributes:
         own: what the nodes made, by tensor.
         evaluated: how many nodes were.
     """
 
-    def __init__(self, flat: Model, feed: Mapping[str, np.ndarray], trace: Trace, matches: Mapping[str, Match]) -> None:
+    def __init__(self, flat: Model, feed: Mapping[str, np.ndarray], trace: Trace, matches: Mapping[str, Match],
+                 beside: Side | None = None) -> None:
         self.flat, self.trace, self.matches = flat, trace, matches
-        self.executor = Executor(flat, Arithmetic.DOUBLE)
+        self.executor: Executor = Executor(flat, Arithmetic.DOUBLE) if beside is None else beside.executor
         self.own: dict[str, Value] = {n: in_arithmetic(from_numpy(a), Arithmetic.DOUBLE) for n, a in feed.items()}
-        self.weights = self.executor.prepared(flat.graph).weights
+        self.weights: dict[str, Value] = (dict(self.executor.prepared(flat.graph).weights) if beside is None
+                                          else beside.weights)
         self.evaluated = 0
 
     def value(self, name: str) -> Value:
@@ -42,7 +45,10 @@ class Side:
             return match.layout.apply(self.trace.values[match.activation])
         if name not in self.own and name not in self.weights:
             self.evaluate(self.flat.graph.producer[name])
-        return self.own[name] if name in self.own else self.weights[name]
+        if name in self.own:
+            return self.own[name]
+        self.weights[name] = in_arithmetic(self.weights[name], Arithmetic.DOUBLE)  # once, whoever reads it next
+        return self.weights[name]
 
     def evaluate(self, node: Node) -> Mapping[str, Value]:
         """What a node makes; it is kept."""

@@ -68,10 +68,10 @@ class SourceModel:
     @cached_property
     def digest(self) -> str:
         """Hash of its weights and of what it is."""
-        digest = hashlib.sha256(self.name.encode())
+        digest = hashlib.blake2b(self.name.encode(), digest_size=32)  # twice as fast as SHA-256
         for name, tensor in self.module.state_dict().items():
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(to_numpy(tensor.cpu().contiguous()).tobytes())
+            digest.update(to_numpy(tensor.cpu().contiguous()).data)
         return digest.hexdigest()
 
     def run(self, feed: Arrays) -> list[np.ndarray]:

@@ -7,11 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
 
 from parity.graph.executor import Executor
+from parity.graph.model import Model
 from parity.graph.ops.call import to_numpy
+from parity.source_model.loading import source_of_module
 from parity.source_model.mapped import dumps, loads, mapped
 from parity.source_model.session import CompiledSession, ModuleSession
+from tests.builders import declared, node, proto_of
 from tests.source_model.exports import case
 
 
@@ -62,3 +66,30 @@ def test_torchscript_is_mapped_by_its_values() -> None:
     made = mapped(script, found.flat, found.feeds[0], keep=False)
     assert made.share >= 0.95
     assert made.faults == ()
+
+
+def test_a_map_takes_one_run_of_each_in_fp64() -> None:
+    """Where nothing is ambiguous and the export follows on other inputs, these are not looked at in FP64."""
+    found = case("bert", dynamo=True, opset=18)
+    made = mapped(found.source, found.flat, found.feeds[0], keep=False)
+    assert (made.onnx_runs, made.module_runs, made.share) == (1.0, 1, 1.0)
+    assert made.matches == mapped(found.source, found.flat, found.feeds[0], keep=False).matches
+
+
+def test_what_is_baked_in_is_found_though_the_example_agrees() -> None:
+    """The outputs on other inputs tell that something is, and then every tensor is looked at there."""
+    x = np.random.default_rng(0).standard_normal((2, 3)).astype(np.float32)
+    model = Model.from_proto(proto_of(
+        [node("Tanh", ["x"], ["t"]), node("Add", ["t", "c"], ["y"])], [declared("x")], [declared("y")],
+        {"c": np.float32(x.mean())}))
+    made = mapped(source_of_module(Following()), model, {"x": x}, keep=False)
+    assert made.module_runs == 2
+    assert [m.tensor for m in made.faults] == ["y"]
+
+
+class Following(nn.Module):
+    """Adds the mean of its input."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[2, 3] to the same."""
+        return torch.tanh(x) + x.mean()
