@@ -52,7 +52,6 @@ def _blocks(report: Report, width: int, *, verbose: bool, paths: Mapping[str, Pa
         without = " without the fix" if answer.is_repair(report) else ""
         yield from titled(f"Outputs{without}", _outputs(ran, width, verbose=verbose))
     chosen = answer.focus(report)
-    yield from sections.ladder(report, chosen, width, verbose=verbose)
     for place, candidate in enumerate(report.candidates):
         if verbose or place == chosen:
             yield from _first_bad(report, candidate)
@@ -69,6 +68,7 @@ def _blocks(report: Report, width: int, *, verbose: bool, paths: Mapping[str, Pa
             yield from titled(title, _layers(candidate.tensors, candidate, width))
         elif place == chosen and not candidate.fixes:
             yield from _surroundings(candidate, width)
+    yield from sections.ladder(report, chosen, width, verbose=verbose)
     if not verbose:
         yield from _others([candidate for place, candidate in enumerate(report.candidates) if place != chosen])
     yield from _speed(ran)
