@@ -241,5 +241,8 @@ class Report:
         """
         try:
             return Report.from_json(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(f"cannot read {path} ({error})", "Check the path.") from error
+        except OSError as error:
+            hint = f"Give {path / 'report.json'}." if path.is_dir() else "Check the path."
+            raise UsageError(f"cannot read {path} ({error.strerror or error})", hint) from error
+        except UnicodeDecodeError as error:
+            raise UsageError(f"{path} is no report", "Give the report.json of `parity compare`.") from error

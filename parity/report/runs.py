@@ -38,7 +38,8 @@ class Course:
             return "none", "ran once only" if ran else "never ran"
         before, after = words.mark(ran[0]), words.mark(ran[-1])
         if before == after:
-            return after, "as before"
+            between = {words.mark(c) for c in ran[1:-1]}
+            return after, "as before" if between <= {before} else "as at first, but not in between"
         return (after, "mended") if after == "good" else (after, "broke") if after == "bad" else (after, "changed")
 
 
@@ -109,10 +110,17 @@ def headline(runs: Runs) -> str:
     """What changed over the runs, in one sentence."""
     first, *_, last = runs
     said = [course.change[1] for course in courses(runs)]
-    counts = {what: said.count(what) for what in ("broke", "mended", "changed", "as before")}
-    parts = [f"{words.plural(count, 'target')} {what}" for what, count in counts.items() if count]
+    parts = [f"{words.plural(said.count(what), 'target')} {what}" for what in _CHANGES if what in said]
     return (f"From {words.visible(first)} to {words.visible(last)}: "
-            f"{', '.join(parts) or 'no target is in more than one run'}.")
+            f"{', '.join(parts) or 'no target is in more than one run'}.{_unlike(runs)}")
+
+
+def _unlike(runs: Runs) -> str:
+    """What the runs do not share, so that differences may come from it: the model, or its inputs."""
+    reports = list(runs.values())
+    parts = [*(["models"] if len({r.model.sha256 for r in reports}) > 1 else []),
+             *(["inputs"] if len({(r.inputs, r.seed, r.samples) for r in reports}) > 1 else [])]
+    return f" They are of different {' and '.join(parts)}." if parts else ""
 
 
 def lines(runs: Runs) -> list[str]:
@@ -157,6 +165,7 @@ def shifts(runs: Runs, most: int) -> list[Shift]:
     return [shift for shift in found[:most] if _size(shift) > math.log(_NOTICEABLE)]
 
 
+_CHANGES = ("broke", "mended", "changed", "as before", "as at first, but not in between")
 _NOTICEABLE = 1.5  # ratio of two errors from which on they are told apart
 _PRINTED = 8  # layers that a terminal gets
 _LEAST = 1e-8  # errors below are rounding of FP32, and taken as this

@@ -46,6 +46,17 @@ def test_the_headline_counts_what_changed() -> None:
     assert runs.headline({"a": samples.report(), "b": AFTER}) == "From a to b: no target is in more than one run."
 
 
+def test_runs_that_are_not_alike_are_told() -> None:
+    """Of another model, or on other inputs, a difference may come from that; what was otherwise between is said."""
+    first = samples.report()
+    other = replace(first, model=replace(first.model, sha256="0" * 64), seed=first.seed + 1)
+    assert runs.headline({"a": first, "b": other}).endswith(" They are of different models and inputs.")
+    assert "different" not in runs.headline({"a": first, "b": first})
+    bad, good = samples.bad(), replace(samples.bad(), verdict="parity", first_bad=None, outputs=())
+    assert runs.Course("t", (bad, good, bad)).change[1] == "as at first, but not in between"
+
+
+
 def test_layers_that_changed_most_come_first() -> None:
     """The mended layer leads; rounding noise is no change."""
     found = runs.shifts(RUNS, 5)
