@@ -56,19 +56,26 @@ def _complain(message: str, hint: str) -> None:
 
 @contextmanager
 def _ended_as_interrupted() -> Iterator[None]:
-    """Take SIGTERM, which `timeout` and CI send, as Ctrl-C, so that no temporary folder stays; a second one kills."""
+    """Take SIGTERM, which `timeout` and CI send, and SIGHUP, of a closed terminal, as Ctrl-C; a second one kills.
+
+    So no temporary folder stays behind.
+    """
     def interrupt(number: int, frame: FrameType | None) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(number, signal.SIG_DFL)
         raise KeyboardInterrupt
 
     if threading.current_thread() is not threading.main_thread():  # no other may
         yield
         return
-    former = signal.signal(signal.SIGTERM, interrupt)
+    # Windows has no SIGHUP, and what nohup lets run on ignores it.
+    taken = [s for name in ("SIGTERM", "SIGHUP") if (s := getattr(signal, name, None)) is not None
+             and signal.getsignal(s) is not signal.SIG_IGN]
+    former = {number: signal.signal(number, interrupt) for number in taken}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, former)
+        for number, handler in former.items():
+            signal.signal(number, handler)
 
 
 def main() -> None:

@@ -6,9 +6,14 @@ from collections import Counter
 from importlib.util import find_spec
 
 import pytest
+from hypothesis import settings
 
 from tests.models import MINILM, REAL_MODELS, ROOT, SHARED, RealModel
 from tests.report.browser.installed import browser_present
+
+# A first call may compile, and others may use the machine: how long a case takes says nothing.
+settings.register_profile("parity", deadline=None)
+settings.load_profile("parity")
 
 _ABSENT: Counter[str] = Counter()
 

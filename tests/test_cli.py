@@ -380,6 +380,7 @@ def test_interrupted_before_anything_was_measured(command: CommandLine, model: P
 _SLOW_RUN = """
 import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background would ignore it
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # and so would one under nohup
 from parity.backends.ort import OrtSession
 from parity.cli import main
 watch = OrtSession.watch
@@ -395,7 +396,7 @@ main()
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_real_interrupt(model: Path, tmp_path: Path, number: signal.Signals) -> None:
     """A signal to a process that is in the middle of a watched run: a partial report, status 2, no temporary files."""
     scratch = tmp_path / "tmp"

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from parity.analysis.goal import Limited
+from parity.analysis.goal import Limited, digits
 from parity.backends.base import Session, backend_of
 from parity.fixes.problem import Problem
 from parity.graph.model import Model
@@ -69,7 +69,7 @@ class TargetRuns:
     def said(self, ran: Ran) -> str:
         """The worst figure of all feeds in plain: "rel_l2 of logits 0.41"; "" where nothing could be compared."""
         worst = _worst(self._figures(ran))
-        return "" if worst is None else f"{worst.name} {worst.value:.3g}"
+        return "" if worst is None else f"{worst.name} {digits(worst.value)}"
 
     def change(self, before: Ran, after: Ran) -> str:
         """What is worst afterwards where that is beyond its limit, else what was before, and all judges' figures.
@@ -81,7 +81,7 @@ class TargetRuns:
         both = {name: side[name] for name in old if name in new}
         worst = _worst(both)
         told = [name for name, figure in both.items() if figure is worst or figure.judged]
-        return ", ".join(f"{name} {old[name].value:.3g} → {new[name].value:.3g}" for name in told)
+        return ", ".join(f"{name} {digits(old[name].value)} → {digits(new[name].value)}" for name in told)
 
     def _figures(self, ran: Ran) -> dict[str, Limited]:
         """Of every figure the worst over the judged feeds, by name."""

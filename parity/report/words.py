@@ -7,6 +7,7 @@ import unicodedata
 from typing import Literal
 
 from parity.analysis.diagnose import Diagnosis
+from parity.analysis.goal import digits
 from parity.analysis.measure import METRICS
 from parity.backends.latency import Latency
 from parity.report.record import Candidate, FirstBad, Kind, Layer, TaskResult
@@ -35,7 +36,7 @@ def number(value: float | None) -> str:
     if rounded == 0:
         return "0"
     if 1e-3 <= abs(rounded) < 1e3:
-        return f"{rounded:.3g}"
+        return digits(value)
     if 1e3 <= abs(rounded) < 1e5:
         return f"{rounded:,.0f}"
     mantissa, exponent = f"{value:.2e}".split("e")
@@ -100,6 +101,9 @@ def verdict(candidate: Candidate) -> str:
         case "bad":
             fixed = "" if not candidate.fixes else "; a fix passes" if any(f.passed for f in candidate.fixes) else (
                 "; no fix passes")
+            missed = [t for t in candidate.tasks if not t.passed]
+            if missed and not failed:
+                return f"divergence: {'; '.join(task(t, detail=False) for t in missed[:2])}{fixed}"
             return f"divergence: {failed:,} of {plural(count, 'output')} beyond tolerance{fixed}"
         case "warn":
             return "parity at the outputs, which hide a bad layer"

@@ -74,7 +74,7 @@ def other_mixture(evidence: Evidence) -> Sequence[Diagnosis]:
 def _suspects(evidence: Evidence) -> Iterator[tuple[Unit, str]]:
     """The graph inputs that the named tensor is made from, unless what else reads one shows that it was right."""
     blamed = evidence.blamed_for("implementation", "nonfinite")
-    unit = None if blamed is None else unit_of(evidence, blamed)
+    unit = None if blamed is None else unit_of(evidence, blamed, most=math.inf)  # an input is one, however far it is
     if unit is not None and _varies(unit.candidate):
         for name in unit.inputs:
             if name in evidence.feed and not any(_agrees(evidence, d.tensor, name) for d in evidence.found):

@@ -24,7 +24,7 @@ _LEAST_FLOOR = 1e-6
 # By how much an alternative must lower the error: less may be chance.
 _GAIN = 10.0
 # Beyond this many nodes between what is shown, nobody can say which one is meant.
-_MOST_NODES = 48
+MOST_NODES = 48
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,13 +117,15 @@ class Unit:
         return values
 
 
-def unit_of(evidence: Evidence, divergence: Divergence, *, of_reference: bool = False) -> Unit | None:
+def unit_of(evidence: Evidence, divergence: Divergence, *, of_reference: bool = False,
+            most: float = MOST_NODES) -> Unit | None:
     """The unit that makes a tensor in what the candidate runs.
 
     Args:
         evidence: of the candidate.
         divergence: the tensor.
         of_reference: take the reference's nodes, not the variant's.
+        most: how many nodes there may be.
 
     Returns:
         None where the candidate shows too little, or nothing of the tensor.
@@ -148,7 +150,7 @@ def unit_of(evidence: Evidence, divergence: Divergence, *, of_reference: bool = 
                 stack.append(bench.model.graph.producer[name])
             else:
                 return None
-        if len(nodes) > _MOST_NODES:
+        if len(nodes) > most:
             return None
     judgement = divergence.judgement
     half = np.asarray(evidence.shown[divergence.tensor]).dtype.itemsize == 2

@@ -59,6 +59,18 @@ def test_factors_and_shifts_are_said(tmp_path: Path) -> None:
     np.testing.assert_allclose([found.evidence[f"shift_{i}"] for i in range(3)], 0.3, rtol=1e-3)
 
 
+def test_an_input_far_from_the_only_tensor_that_is_shown(tmp_path: Path) -> None:
+    """Where nothing but the output of a long network was saved, the input is still the one that was taken otherwise."""
+    links = [node("Mul" if i % 2 else "Relu", [f"t{i}", *(["c"] if i % 2 else [])], [f"t{i + 1}"]) for i in range(120)]
+    links[-1].output[0] = "y"
+    weights = {"w": RANDOM.normal(size=(4, 3, 3, 3)).astype(np.float32), "c": np.float32(1.01)}
+    model = Model.from_proto(proto_of([node("Conv", ["x", "w"], ["t0"]), *links], [declared("x", (1, 3, 8, 6))],
+                                      weights={n: np.asarray(v) for n, v in weights.items()}))
+    taken = taken_elsewhere(model, {"x": X[:, ::-1].copy()}, "", lambda t: t)
+    found = diagnosed(model, saved_tensors(tmp_path, {"y": taken["y"]}), {"x": X})
+    assert [(d.cause, d.tensor) for d in found] == [("input-channels", "y")]
+
+
 def test_another_image_is_no_layout(tmp_path: Path) -> None:
     """Nothing is said of an input that is simply another one."""
     other = np.random.default_rng(1).random(X.shape, np.float32)
