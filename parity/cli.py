@@ -42,9 +42,9 @@ for _command in (compare, fix, reduce, calibrate_tolerance, render_report, conve
     cli.add_command(_command)
 
 
-def _complain(message: str, hint: str) -> None:
-    """One line that says what is wrong and one that says what to do; neither can move the cursor."""
-    for lead, text in (("parity: ", message), ("        ", hint)):
+def _complain(message: str, hint: str, frames: tuple[str, ...] = ()) -> None:
+    """One line that says what is wrong, one for each frame, and one that says what to do; none can move the cursor."""
+    for lead, text in (("parity: ", message), *(("          ", frame) for frame in frames), ("        ", hint)):
         shown = " ".join(text.split())
         if not shown.isprintable():
             from parity.report.words import visible
@@ -84,7 +84,7 @@ def main() -> None:
         with _ended_as_interrupted():
             cli(prog_name="parity", standalone_mode=False)
     except ParityError as error:
-        _complain(error.message, error.hint)
+        _complain(error.message, error.hint, error.frames)
         sys.exit(COULD_NOT)
     except click.ClickException as error:
         if len(sys.argv) == 1:  # the help, which newer versions of click raise

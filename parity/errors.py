@@ -22,14 +22,18 @@ class ParityError(Exception):
     Attributes:
         message: what happened, on which tensor, node or backend.
         hint: what to do next; empty where nothing sensible can be said.
+        frames: lines of the user's own code that it came through, the innermost last.
     """
 
-    def __init__(self, message: str, hint: str = "") -> None:
+    def __init__(self, message: str, hint: str = "", frames: tuple[str, ...] = ()) -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
+        self.frames = frames
 
     def __str__(self) -> str:
+        if self.frames:
+            return "\n".join((self.message, *(f"  {frame}" for frame in self.frames), self.hint)).rstrip()
         return f"{self.message.rstrip('.')}. {self.hint}" if self.hint else self.message
 
 

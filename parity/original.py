@@ -6,13 +6,14 @@ import copy
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from parity.backends.base import Feed, Session
-from parity.errors import FeedError, UsageError
+from parity.errors import FeedError, ModelError, UsageError
 from parity.graph.dumps.read import load_arrays
 from parity.graph.feeds import parse_shape
 from parity.graph.model import Model
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 MODULE = Target("module")
 TRUTH = Target("module", "", "fp64")
+# Inputs that are tried as integers together: of more there are too many ways to choose.
+_MOST_TRIED = 4
 # What runs the module itself and not its export, and in which precisions.
 _PRECISIONS = {"module": ("fp32", "fp64"), "pytorch.compile": ("fp32",)}
 
@@ -126,7 +129,8 @@ def read_example(source: SourceModel, files: Sequence[str], shapes: Sequence[str
     Args:
         source: the model.
         files: of arrays under the names of `forward`'s parameters, or NAME=FILE; others in them are left alone.
-        shapes: NAME=AxBxC of seeded FP32 inputs; neither files nor shapes: what an exported program was made on.
+        shapes: NAME=AxBxC of seeded inputs, FP32 or, where it does not run on these, integers; neither files nor
+            shapes: what an exported program was made on.
         seed: for these.
 
     Raises:
@@ -151,7 +155,31 @@ def read_example(source: SourceModel, files: Sequence[str], shapes: Sequence[str
     if not known or (shapes and len(known) < len(found)):
         raise FeedError(f"{source.name} takes {', '.join(names)}, and {', '.join(map(repr, found))} is given",
                         "Give values under these names.")
-    return known
+    return _in_its_types(source, known, seed) if shapes and not files else known
+
+
+def _in_its_types(source: SourceModel, floats: dict[str, np.ndarray], seed: int) -> dict[str, np.ndarray]:
+    """Seeded inputs, as few of them integers as the model runs with; as they are where it never does.
+
+    What reads tables wants integers. 0 and 1 are rows of every table: these are only to export on, and the graph then
+    tells what else may stand there.
+    """
+    random = np.random.default_rng(seed)
+    whole = {name: random.integers(0, 2, array.shape) for name, array in floats.items()}
+    for size in range(min(len(floats), _MOST_TRIED) + 1):
+        for names in combinations(floats, size):
+            found = {name: whole[name] if name in names else floats[name] for name in floats}
+            if _runs(source, found):
+                return found
+    return floats
+
+
+def _runs(source: SourceModel, feed: Feed) -> bool:
+    try:
+        source.run(feed)
+    except (ModelError, FeedError):
+        return False
+    return True
 
 
 def _arrays(text: str) -> Mapping[str, np.ndarray]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import click
@@ -109,8 +111,8 @@ def compare(model: Path | None, candidate_files: tuple[Path, ...], reference: st
     run = run if threads is None else replace(run, threads=threads)
     limits, rest = task_limits(tolerances)
     source = _loaded(torch_text, checkpoint)
-    path = _exported(source, inputs, shapes, seed, folder / "model.onnx") if model is None else model
-    with progress_bar() as progress:
+    with (_exported(source, inputs, shapes, seed, folder / "model.onnx") if model is None else nullcontext(model)
+          ) as path, progress_bar() as progress:
         report = compare_files(
             Request(path, candidate_files, reference, targets, inputs, labels, shapes, samples, calibration, source,
                     names_from),
@@ -129,16 +131,28 @@ def _loaded(torch_text: str, checkpoint: Path | None) -> SourceModel | None:
     return load_source(torch_text, checkpoint)
 
 
+@contextmanager
 def _exported(source: SourceModel | None, inputs: tuple[str, ...], shapes: tuple[str, ...], seed: int, path: Path,
-              ) -> Path:
-    """Where the model was exported to."""
+              ) -> Iterator[Path]:
+    """Where the model was exported to; where it comes to no report, the folder is as it was."""
     from parity.convert import write_model
     from parity.original import read_example
     from parity.source_model.exporting import export
 
     assert source is not None  # noqa: S101 - there is a MODEL or a source
-    write_model(export(source, read_example(source, inputs, shapes, seed)).model, path)
-    return path
+    made = export(source, read_example(source, inputs, shapes, seed)).model
+    files = (path, path.with_name(f"{path.name}.data"))
+    with TemporaryDirectory(dir=path.parent, prefix=".parity-") as aside:
+        former = [(file.rename(Path(aside) / file.name), file) for file in files if file.exists()]
+        try:
+            write_model(made, path)
+            yield path
+        except BaseException:
+            for file in files:
+                file.unlink(missing_ok=True)
+            for kept, file in former:
+                kept.rename(file)
+            raise
 
 
 def _written_too(report: Report, model: Path, summary: Path | None, annotate: Path | None) -> Writers:

@@ -81,4 +81,4 @@ def case_of_marker(item: pytest.Item) -> Case | None:
 
 def told(error: ParityError) -> str:
     """An error of parity's as a test's message."""
-    return f"parity: {error.message}" + (f"\n        {error.hint}" if error.hint else "")
+    return "\n        ".join(filter(None, (f"parity: {error.message}", *error.frames, error.hint)))

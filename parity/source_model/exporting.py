@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from io import StringIO
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -55,26 +56,29 @@ def export(source: SourceModel, inputs: Mapping[str, np.ndarray] | Sequence[np.n
         opset: version to export to; None for the exporter's own choice.
 
     Raises:
-        ModelError: it cannot be exported, and the exporter's reason.
+        ModelError: it does not run on these inputs; or it cannot be exported, and the exporter's reason.
     """
     named = dict(inputs) if isinstance(inputs, Mapping) else {str(i): a for i, a in enumerate(inputs)}
     arguments, keywords = source.arguments({n: torch.as_tensor(a) for n, a in named.items()})
+    with _quiet(), torch.no_grad():  # what does not run here is no problem of its export
+        leaves = tree_flatten(source.called(source.module, named))[0]
+    names = list(inputs) if isinstance(inputs, Mapping) else None
     try:
-        with _quiet():
-            proto = (_older(source, tuple(arguments), opset, list(inputs) if isinstance(inputs, Mapping) else None)
-                     if source.scripted else _current(source, tuple(arguments), dict(keywords), opset))
+        with _quiet(), _tensors_alone(source, leaves):
+            proto = (_older(source, tuple(arguments), opset, names) if source.scripted
+                     else _current(source, tuple(arguments), dict(keywords), opset, names))
     except Exception as error:  # exporters raise anything
         raise ModelError(
-            f"{source.name} cannot be exported: {_reason(error)}{frames_of(error)}",
+            f"{source.name} cannot be exported: {_reason(error)}",
             "Export it yourself, with other settings or the older exporter (torch.onnx.export(…, dynamo=False)), and "
-            "give the .onnx beside --torch.") from error
+            "give the .onnx beside --torch.", frames_of(error)) from error
     model = Model.from_proto(proto)
-    names = [spec.name for spec in model.graph.inputs]
-    if len(names) != len(named):
-        raise ModelError(f"{source.name} takes {len(named)} inputs, and its export {len(names)} ({', '.join(names)})",
+    taken = [spec.name for spec in model.graph.inputs]
+    if len(taken) != len(named):
+        raise ModelError(f"{source.name} takes {len(named)} inputs, and its export {len(taken)} ({', '.join(taken)})",
                          "An input that the model does not use is dropped by the exporter; leave it out.")
-    by_name = named if set(names) == set(named) else dict(zip(names, named.values(), strict=True))
-    return Exported(model, {n: by_name[n] for n in names}, source.notes)
+    by_name = named if set(taken) == set(named) else dict(zip(taken, named.values(), strict=True))
+    return Exported(model, {n: by_name[n] for n in taken}, source.notes)
 
 
 def check_outputs(source: SourceModel, model: Model, feed: Mapping[str, np.ndarray]) -> None:
@@ -109,17 +113,27 @@ def _apart(one: np.ndarray, other: np.ndarray) -> float:
 
 
 def _current(source: SourceModel, arguments: tuple[torch.Tensor, ...], keywords: dict[str, torch.Tensor],
-             opset: int | None) -> onnx.ModelProto:
-    if source.program is None:
-        with _tensors_alone(source, [t.clone() for t in arguments], {n: t.clone() for n, t in keywords.items()}):
-            program = torch.onnx.export(source.module, arguments, kwargs=keywords or None, dynamo=True, verbose=False,
-                                        opset_version=opset)
-    else:
-        program = torch.onnx.export(source.program, arguments, kwargs=keywords or None, dynamo=True, verbose=False,
-                                    opset_version=opset)
+             opset: int | None, names: list[str] | None) -> onnx.ModelProto:
+    program = torch.onnx.export(source.program or source.module, arguments, kwargs=keywords or None, dynamo=True,
+                                verbose=False, opset_version=opset)
     if program is None:
         raise FeedError("the exporter returned nothing")
+    if names is not None:
+        _name_inputs(program, names)
     return program.model_proto
+
+
+def _name_inputs(program: torch.onnx.ONNXProgram, names: Sequence[str]) -> None:
+    """Call the inputs what the module does: of one that is returned as it is, the exporter names the output so."""
+    graph = program.model.graph
+    found = [value.name for value in graph.inputs]
+    if len(found) != len(names) or set(found) == set(names):
+        return
+    others = {value.name: value for node in graph for value in node.outputs}
+    for value, name in zip(graph.inputs, names, strict=True):
+        if name in others:
+            others[name].name = next(free for i in count() if (free := f"{name}_output{i or ''}") not in others)
+        value.name = name
 
 
 def _older(source: SourceModel, arguments: tuple[torch.Tensor, ...], opset: int | None,
@@ -155,16 +169,16 @@ def _quiet() -> Iterator[None]:
 
 
 @contextmanager
-def _tensors_alone(source: SourceModel, arguments: Sequence[torch.Tensor], keywords: Mapping[str, torch.Tensor],
-                   ) -> Iterator[None]:
-    """Have the model return its tensors and nothing else, where there is more: an ONNX graph has no other outputs."""
-    def leaves(returned: object) -> list[object]:
-        return list(tree_flatten(returned)[0])
+def _tensors_alone(source: SourceModel, leaves: Sequence[object]) -> Iterator[None]:
+    """Have the model return its tensors and nothing else, where there is more: an ONNX graph has no other outputs.
 
-    with torch.no_grad():
-        more = any(not isinstance(leaf, torch.Tensor) for leaf in leaves(source.module(*arguments, **keywords)))
+    Args:
+        source: the model.
+        leaves: what it returns.
+    """
+    more = source.program is None and not source.scripted and not all(isinstance(v, torch.Tensor) for v in leaves)
     hook = source.module.register_forward_hook(lambda module, inputs, returned: tuple(
-        leaf for leaf in leaves(returned) if isinstance(leaf, torch.Tensor))) if more else None
+        leaf for leaf in tree_flatten(returned)[0] if isinstance(leaf, torch.Tensor))) if more else None
     try:
         yield
     finally:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import pickle
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import cast
 
@@ -74,10 +75,10 @@ def _made(text: str) -> nn.Module:
         if error.name is not None and where.startswith(error.name):
             raise UsageError(f"there is no module {where!r} to import --torch from (looked in {here} and the installed "
                              "packages)", "Run parity where your package lies.") from error
-        raise ModelError(f"importing {where} fails: {error}{frames_of(error)}", "Install what it needs.") from error
+        raise ModelError(f"importing {where} fails: {error}", "Install what it needs.", frames_of(error)) from error
     except Exception as error:  # the user's own code may raise anything
-        raise ModelError(f"importing {where} fails: {type(error).__name__}: {error}{frames_of(error)}",
-                         "Check that the module can be imported by itself.") from error
+        raise ModelError(f"importing {where} fails: {type(error).__name__}: {error}",
+                         "Check that the module can be imported by itself.", frames_of(error)) from error
     for part in name.split("."):
         if not hasattr(found, part):
             raise UsageError(f"{where} has no {name!r}", f"It has {', '.join(_callables(found)) or 'no callables'}.")
@@ -93,11 +94,24 @@ def _called(factory: object, text: str) -> object:
     if not callable(factory):
         raise UsageError(f"{text} is a {type(factory).__name__}, neither a module nor a callable that returns one",
                          _FORM)
+    needed = _needed(factory)
+    if needed:
+        raise UsageError(f"{text} needs {', '.join(needed)}, and a factory is called with no arguments",
+                         "Write one that needs none.")
     try:
         return factory()
     except Exception as error:  # the user's own code may raise anything
-        raise ModelError(f"{text} raises {type(error).__name__}: {error}{frames_of(error)}",
-                         "A factory is called with no arguments; write one that needs none.") from error
+        raise ModelError(f"{text} raises {type(error).__name__}: {error}",
+                         "Check that it can be called by itself, with no arguments.", frames_of(error)) from error
+
+
+def _needed(factory: Callable[..., object]) -> list[str]:
+    """The arguments that a callable cannot do without; none where it does not say."""
+    try:
+        parameters = inspect.signature(factory).parameters.values()
+    except (TypeError, ValueError):
+        return []
+    return [p.name for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
 
 
 def _callables(module: object) -> list[str]:

@@ -121,11 +121,11 @@ def traced_place(trace: str, stack: Mapping[str, tuple[str, object]] | None) -> 
     return Place(_plain(paths[-1]) if paths else "", *_user_frame(trace))
 
 
-def frames_of(error: BaseException) -> str:
-    """The user's own frames of an exception's traceback, innermost last, to be put behind a message."""
+def frames_of(error: BaseException) -> tuple[str, ...]:
+    """The user's own frames of an exception's traceback, a line each, the innermost last."""
     own = [f for f in traceback.extract_tb(error.__traceback__)
            if not f.filename.startswith(_PACKAGE) and not _NOT_THE_USERS.search(f.filename)]
-    return "".join(f"\n  {f.filename}:{f.lineno} in {f.name}: {f.line}" for f in own[-_MOST_FRAMES:])
+    return tuple(f"{f.filename}:{f.lineno} in {f.name}: {f.line}" for f in own[-_MOST_FRAMES:])
 
 
 def _user_frame(trace: str) -> tuple[str, int, str]:

@@ -129,7 +129,8 @@ class CompiledSession:
             with torch.no_grad():
                 returned = self._source.called(compiled, feed)  # type: ignore[arg-type]
         except ModelError as error:
-            raise BackendFailed(f"torch.compile: {error.message}", "Is a C++ compiler installed?") from error
+            raise BackendFailed(" ".join(("torch.compile:", error.message, *error.frames)),
+                                "Is a C++ compiler installed?") from error
         return [to_numpy(leaf.contiguous()) for leaf in tree_flatten(returned)[0] if isinstance(leaf, torch.Tensor)]
 
 

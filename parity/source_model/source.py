@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import inspect
+import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ from parity.source_model.recorder import Owners, record
 from parity.source_model.trace import Trace
 
 Arrays: TypeAlias = Mapping[str, np.ndarray]
+# How torch says that it was given floats in place of something else.
+_WHOLE = re.compile(r"\b(Long|Int|Bool|LongTensor|IntTensor|BoolTensor|long|int|int64|integer|integral|bool|indices)\b")
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,8 +97,21 @@ class SourceModel:
         try:
             return module(*arguments, **named)
         except Exception as error:  # the user's own code may raise anything
-            raise ModelError(f"{self.name} fails on these inputs: {type(error).__name__}: {error}{frames_of(error)}",
-                             "Check the shapes and types of the inputs (`--shape`, `--input`).") from error
+            raise ModelError(f"{self.name} does not run on these inputs: {type(error).__name__}: {error}",
+                             self._remedy(error, feed, (arguments, named)), frames_of(error)) from error
+
+    def _remedy(self, error: Exception, feed: Arrays, call: tuple[Sequence[torch.Tensor], Mapping[str, torch.Tensor]],
+                ) -> str:
+        """What to give in place of inputs on which it raises."""
+        missing = [] if self.scripted else _missing(self.module, *call)
+        if missing:
+            return (f"Give {', '.join(missing)} too, with --input FILE, or --shape {missing[0]}=1x3x224x224 for seeded "
+                    "values.")
+        given = ", ".join(f"{n} is {a.dtype} {'x'.join(map(str, a.shape)) or 'scalar'}" for n, a in feed.items())
+        if _WHOLE.search(str(error)) and any(a.dtype.kind == "f" for a in feed.values()):
+            return (f"{given}, and it seems to want integers or booleans, which --shape cannot tell: give the values "
+                    f"with --input {next(iter(feed))}.npz.")
+        return f"{given}: give other shapes with --shape, or the values themselves with --input FILE."
 
     def trace(self, feed: Arrays, *, double: bool) -> Trace:
         """Run it once and keep all that it makes.
@@ -143,8 +159,8 @@ class SourceModel:
         try:
             return call()
         except Exception as error:
-            raise ModelError(f"{self.name} fails while it is watched: {type(error).__name__}: {error}"
-                             f"{frames_of(error)}", "Compare its outputs only, or give a .onnx alone.") from error
+            raise ModelError(f"{self.name} fails while it is watched: {type(error).__name__}: {error}",
+                             "Compare its outputs only, or give a .onnx alone.", frames_of(error)) from error
 
 
 class _Placed(Interpreter):
@@ -163,6 +179,17 @@ def left_in_training(module: nn.Module) -> tuple[str, ...]:
     """Paths of the modules in training mode that behave otherwise there."""
     kinds = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)  # noqa: SLF001
     return tuple(name for name, part in module.named_modules() if part.training and isinstance(part, kinds))
+
+
+def _missing(module: nn.Module, arguments: Sequence[torch.Tensor], named: Mapping[str, torch.Tensor]) -> list[str]:
+    """Names of what a module cannot do without, and is not given."""
+    signature = inspect.signature(module.forward)
+    try:
+        given = signature.bind_partial(*arguments, **named).arguments
+    except TypeError:
+        return []
+    return [p.name for p in signature.parameters.values() if p.name not in given and p.default is p.empty
+            and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
 
 
 def _tensors(feed: Arrays) -> dict[str, torch.Tensor]:

@@ -61,9 +61,10 @@ def test_a_factory_that_raises_shows_the_users_frames_only(package: str) -> None
     """Both of the user's functions are named, and nothing of parity's."""
     with pytest.raises(ModelError, match="no such preset") as caught:
         load_source(f"{package}:broken")
-    assert "in broken" in caught.value.message
-    assert "in helper" in caught.value.message
-    assert "loading.py" not in caught.value.message
+    outer, inner = caught.value.frames
+    assert "in broken" in outer
+    assert "in helper" in inner
+    assert str(caught.value).splitlines()[1:3] == [f"  {outer}", f"  {inner}"]
 
 
 def test_a_package_that_is_not_there_is_named(package: str) -> None:
