@@ -100,7 +100,8 @@ def check(case: Case, place: Place) -> Outcome:
     if drifted and not failing:
         again = shlex.join(["pytest", place.nodeid])
         said = regression(report, *drifted[0], place.baseline, again, written)  # one target's is enough to act on
-    verdict = "regression" if drifted and not failing else "divergence" if failing else report.verdict
+    diverged = any(c.status == "ok" for c in failing)  # what never ran is an error, as in the report
+    verdict = "divergence" if diverged else "regression" if drifted and not failing else report.verdict
     left_out = tuple(f"{words.target(c)}: {words.line(c.reason)}" for c in missing)
     return Outcome(report, verdict, said, left_out, notes, written)
 
