@@ -205,6 +205,21 @@ def test_what_cannot_be_reduced_is_told(tmp_path: Path) -> None:
         reduced(tmp_path, chain(), target="pytorch:fp16")
 
 
+def drawing(gain: float) -> onnx.ModelProto:
+    """A model that adds random numbers before and after a factor."""
+    nodes = [node("RandomNormalLike", ["x"], ["r"], name="rnd"), node("Add", ["x", "r"], ["a"]),
+             node("Mul", ["a", "gain"], ["b"]), node("RandomNormalLike", ["b"], ["s"]), node("Add", ["b", "s"], ["y"])]
+    return model_of(nodes, {"gain": np.float32(gain)})
+
+
+def test_random_numbers_are_no_fault(tmp_path: Path) -> None:
+    """Draws that differ are told and not reported; what is wrong beside them is reduced without them."""
+    with pytest.raises(UsageError, match="'y' depends on the random numbers of RandomNormalLike 'rnd'"):
+        reduced(tmp_path, drawing(1.0), order=Order(ONE_THREAD, Tolerance.parse(["rel_l2=1e-3"])))
+    assert not (tmp_path / "repro").exists()
+    assert operators(repro_of(tmp_path, drawing(1.0), drawing(1.5))) == ["Mul"]
+
+
 def test_a_budget_that_is_too_small_is_told(tmp_path: Path) -> None:
     """Where the runs do not suffice even for one part, nothing is claimed."""
     with pytest.raises(BackendFailed, match="on no part of it"):
