@@ -23,6 +23,9 @@ _STATUS = ("Status 0: right. A last line that begins with WRONG: an output is of
            "run. `REPRO_MODEL=FILE` runs another model on the same inputs.")
 
 
+SIGNATURE = "Reduced with parity"  # by which BUG.md is known again
+
+
 @dataclass(frozen=True, eq=False)
 class Story:
     """What a bug report is made of.
@@ -89,7 +92,7 @@ def _lines(story: Story, repro: str, reference: Ending | None) -> Iterator[str]:
     yield f"# {story.title}"
     yield ""
     if shown.failure:
-        yield f"Running `repro.onnx` on `inputs.npz`: {shown.failure}."
+        yield f"Running `repro.onnx` on `inputs.npz`: {shown.failure.rstrip('.')}."
     else:
         yield ("The runtime's outputs for `repro.onnx` on `inputs.npz` differ from `expected.npz`, which is the same "
                "operators in FP64 on the same inputs, by more than " +
@@ -111,7 +114,7 @@ def _lines(story: Story, repro: str, reference: Ending | None) -> Iterator[str]:
         yield f"* {story.sides.target.backend} {shown.version} on {shown.device}"
     yield from (f"* {name}: {value}" for name, value in environment(story.options).items() if value)
     yield from ("", f"`repro.onnx` has SHA-256 {repro}.",
-                f"Reduced with parity, candidate `{story.contender.target}`, from {_origin(story)}.")
+                f"{SIGNATURE}, candidate `{story.contender.target}`, from {_origin(story)}.")
 
 
 def _origin(story: Story) -> str:
