@@ -10,7 +10,7 @@ from typing import Literal, TypeAlias
 
 from parity.api import calibration_of, compare_asked, first_feed, model_of
 from parity.backends.base import backend_of
-from parity.baseline.drift import Drift, better, uncovered, worse
+from parity.baseline.drift import Drift, better, partial_cover, uncovered, worse
 from parity.baseline.message import regression
 from parity.baseline.noise import layer_noise
 from parity.baseline.record import Baseline, Baselines, baseline_of, by_name, inputs_of, load, save
@@ -181,6 +181,10 @@ def _drifted(report: Report, sound: Mapping[str, Candidate], known: Baselines, p
             raise UsageError(
                 f"the baseline of {name} at {place.baseline} says nothing of {', '.join(lost)}, which it is to hold",
                 "Store it anew with `pytest --parity-update`.")
+        partial = partial_cover(baseline, candidate)
+        if partial:
+            again = shlex.join(["pytest", place.nodeid, "--parity-update"])
+            notes.append(f"the baseline of {name} covers only part of the model: {partial}; `{again}` stores it anew")
         moved = worse(baseline, candidate)
         if moved:
             found.append((candidate, moved, baseline))

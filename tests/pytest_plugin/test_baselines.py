@@ -177,6 +177,15 @@ def test_a_baseline_that_covers_nothing_fails(kept: Project) -> None:
     result.stdout.fnmatch_lines(["*test_it.json says nothing of y, which it is to hold*--parity-update*"])
 
 
+def test_a_baseline_that_covers_a_part_is_told(kept: Project) -> None:
+    """The test passes, and the summary says how much of the model it was not held to."""
+    text = (kept.folder / STORED).read_text(encoding="utf-8")
+    (kept.folder / STORED).write_text(text.replace('"c":', '"z":'), encoding="utf-8")
+    result = kept.run()
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(["*1 of 7 recorded tensors are gone and 1 of 7 tensors now*test_it --parity-update*"])
+
+
 def test_a_module_has_a_baseline(project: Project) -> None:
     """Of itself and of its export's targets; a module whose export moved is told within tolerance."""
     compare(torch.nn.Linear(2, 2), [torch.ones(1, 2)])  # imports what an export does: pytester would forget it
