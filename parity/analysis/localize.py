@@ -13,6 +13,7 @@ import numpy as np
 from parity.analysis.judge import Judgement, Ruler, judge
 from parity.analysis.match import draws_randomly, moves_only
 from parity.analysis.measure import Comparison, measure
+from parity.analysis.outputs import drawn_tensors
 from parity.analysis.region import Region, region_of
 from parity.analysis.streams import Inputs, Rulers, Stream
 from parity.errors import MatchError, ModelError
@@ -43,6 +44,7 @@ class Divergence:
         level: how the reference evaluated the node.
         error: |candidate - operator| of every element, kept of a tensor to blame that may not be read whole.
         region: where tensors are hidden, the nodes since the last visible ones; None where there is only this one.
+        drawn: it depends on random numbers: only what its node makes of its own inputs says anything.
     """
 
     tensor: str
@@ -58,6 +60,7 @@ class Divergence:
     level: str = ""
     error: np.ndarray | None = None
     region: Region | None = None
+    drawn: bool = False
 
     @property
     def to_blame(self) -> bool:
@@ -79,7 +82,7 @@ def divergences(reference: Model, variant: Model, feed: Mapping[str, np.ndarray]
     """
     own = Rulers(variant)
     original = None if variant is reference else Rulers(reference)
-    inputs = Inputs()
+    inputs, drawn = Inputs(), drawn_tensors(variant)
     for fed, array in feed.items():
         inputs.show(fed, array, None)
     remaining = _readers(variant) + (_readers(reference) if original else Counter())
@@ -96,7 +99,8 @@ def divergences(reference: Model, variant: Model, feed: Mapping[str, np.ndarray]
                 continue
             if name in wanted:
                 region = region_of(node, variant, reference, inputs.hidden) if ruler.hidden else None
-                found = replace(_divergence(ruler, position, places[name], value, right), region=region)
+                found = _divergence(ruler, position, places[name], value, right, drawn=name in drawn)
+                found = replace(found, region=region)
                 found = _with_error(found, ruler, position, value) if moves_only(variant, name) else found
                 yield found if original is None else _split(found, original, inputs, ruler.declared[position], value)
             inputs.show(name, value, None if original else _of_own_type(ruler, position, right))
@@ -148,10 +152,13 @@ def _places(variant: Model, reference: Model) -> dict[str, int]:
     return places
 
 
-def _divergence(ruler: Ruler, position: int, place: int, value: np.ndarray, right: np.ndarray | None) -> Divergence:
+def _divergence(ruler: Ruler, position: int, place: int, value: np.ndarray, right: np.ndarray | None, *, drawn: bool,
+                ) -> Divergence:
     judgement, shape_differs = None, False
+    # What random numbers the candidate drew is known only where it shows them.
+    unknown = _draws(ruler) or (drawn and ruler.hidden)
     try:
-        judgement = None if _draws(ruler) else judge(ruler, position, value)
+        judgement = None if unknown else judge(ruler, position, value)
     except MatchError:
         shape_differs = True
     except ModelError:
@@ -160,7 +167,7 @@ def _divergence(ruler: Ruler, position: int, place: int, value: np.ndarray, righ
     return Divergence(
         ruler.node.proto.output[position], ruler.node, place, value.dtype.name, value.shape, _measured(right, value),
         None if judgement is None else judgement.local, None if judgement is None else judgement.precision,
-        judgement, shape_differs, level.value if level else "")
+        judgement, shape_differs, level.value if level else "", drawn=drawn or unknown)
 
 
 def _draws(ruler: Ruler) -> bool:
@@ -212,16 +219,16 @@ def first_to_blame(found: Sequence[Divergence], *, outputs_fail: bool, limit: fl
         The earliest tensor whose implementation error is beyond its floor ("implementation", or "nonfinite" where
         that error is a NaN or Inf), or, before it, one that is not finite where the reference's is ("nonfinite"): past
         such a one nothing else can be judged. Else, where the outputs fail, the earliest beyond tolerance
-        ("precision"); else None.
+        ("precision"); else None. What depends on random numbers is not held against the reference's.
     """
     for d in found:
-        if d.accumulated is not None and d.accumulated.mismatched_nonfinite:
+        if d.accumulated is not None and d.accumulated.mismatched_nonfinite and not d.drawn:
             return d, "nonfinite"
         if d.to_blame:
             return d, "nonfinite" if d.judgement is not None and d.judgement.nonfinite else "implementation"
     if outputs_fail:
         for d in found:
-            if d.accumulated is not None and not d.accumulated.rel_l2 <= limit:
+            if d.accumulated is not None and not d.accumulated.rel_l2 <= limit and not d.drawn:
                 return d, "precision"
     return None
 

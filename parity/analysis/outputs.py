@@ -157,13 +157,19 @@ def drawing_nodes(model: Model) -> tuple[Node, ...]:
 
 def drawn_outputs(model: Model) -> dict[str, Node]:
     """The graph outputs that depend on random numbers, with the first node that draws those."""
-    found = {}
-    for node in reversed(drawing_nodes(model)):
-        reached = set(node.outputs)
-        for other in model.graph.nodes[node.index:]:
-            if not reached.isdisjoint(other.reads):
-                reached.update(other.outputs)
-        found.update({o.name: node for o in model.graph.outputs if o.name in reached})
+    drawn = drawn_tensors(model)
+    return {o.name: drawn[o.name] for o in model.graph.outputs if o.name in drawn}
+
+
+def drawn_tensors(model: Model) -> dict[str, Node]:
+    """The tensors that are random numbers or depend on them, with the first node that draws those."""
+    found: dict[str, Node] = {}
+    for node in model.graph.nodes:
+        first = min((found[n] for n in node.reads if n in found), key=lambda n: n.index, default=None)
+        if first is None and _draws(node, model):
+            first = node
+        if first is not None:
+            found.update(dict.fromkeys(node.outputs, first))
     return found
 
 

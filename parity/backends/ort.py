@@ -152,7 +152,8 @@ class OrtSession:
         except BackendUnavailable:
             raise
         except Exception as error:
-            raise BackendFailed(f"onnxruntime refuses the model: {_first_line(error)}",
+            said = _first_line(error).replace(f"Load model from {path} failed:", "").replace(path, "the model")
+            raise BackendFailed(f"onnxruntime refuses the model: {said}",  # the file is gone when that is read
                                 "Check it with onnx.checker, or run `parity inspect MODEL`.") from error
 
     def _on_provider(self, path: str, options: Any) -> Any:

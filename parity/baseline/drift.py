@@ -58,6 +58,15 @@ def uncovered(baseline: Baseline, candidate: Candidate) -> tuple[str, ...]:
     return outputs or (tensors[:3] if len(tensors) == len(_without(candidate.tensors, {})) else ())
 
 
+def partial_cover(baseline: Baseline, candidate: Candidate) -> str:
+    """A sentence where tensors came or went since the baseline was stored; empty where none did."""
+    shown = {layer.tensor for layer in candidate.tensors}
+    gone = sum(tensor not in shown for tensor in baseline.tensors)
+    new = sum(layer.tensor not in baseline.tensors for layer in candidate.tensors)
+    said = [f"{gone} of {len(baseline.tensors)} recorded tensors are gone"] * bool(gone)
+    return " and ".join([*said, f"{new} of {len(shown)} tensors now have no recorded figures"] if new else said)
+
+
 def _without(layers: Sequence[Layer], accepted: Mapping[str, Figures]) -> tuple[str, ...]:
     return tuple(layer.tensor for layer in layers if layer.accumulated is not None
                  and (layer.tensor not in accepted or accepted[layer.tensor].error is None))

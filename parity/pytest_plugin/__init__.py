@@ -64,7 +64,7 @@ def _refuse_unknown(targets: list[str]) -> None:
         try:
             backend_of(Target.parse(target))
         except ParityError as error:
-            raise pytest.UsageError(f"--parity-targets: {error}") from error
+            raise pytest.UsageError(f"--parity-targets: {error}") from None
 
 
 def _add_lists(config: pytest.Config) -> None:
@@ -91,7 +91,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     try:
         case = case_of_marker(metafunc.definition)
     except ParityError as error:
-        raise pytest.Collector.CollectError(f"{metafunc.definition.nodeid}: {told(error)}") from error
+        raise pytest.Collector.CollectError(f"{metafunc.definition.nodeid}: {told(error)}") from None
     if case is not None:
         metafunc.fixturenames.append(_PLACE)
         names = [name_of(candidate, place) for place, candidate in enumerate(case.candidates)]

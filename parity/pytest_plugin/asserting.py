@@ -94,7 +94,7 @@ class Parity:
             outcome = self.run(Case(model, candidates, inputs, tolerance, allow, reference, judges, labels, calibration,
                                     shapes, samples, seed, optimization, threads, fixes, strict, baseline))
         except ParityError as error:
-            raise error.with_traceback(None)  # noqa: B904 - the same error, without parity's own frames
+            raise error.with_traceback(None) from None  # the same error, without frames of parity's own or below it
         if outcome.failure:
             raise Diverged(outcome.failure)
         return outcome.report

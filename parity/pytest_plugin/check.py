@@ -10,7 +10,7 @@ from typing import Literal, TypeAlias
 
 from parity.api import calibration_of, compare_asked, first_feed, model_of
 from parity.backends.base import backend_of
-from parity.baseline.drift import Drift, better, uncovered, worse
+from parity.baseline.drift import Drift, better, partial_cover, uncovered, worse
 from parity.baseline.message import regression
 from parity.baseline.noise import layer_noise
 from parity.baseline.record import Baseline, Baselines, baseline_of, by_name, inputs_of, load, save
@@ -100,7 +100,8 @@ def check(case: Case, place: Place) -> Outcome:
     if drifted and not failing:
         again = shlex.join(["pytest", place.nodeid])
         said = regression(report, *drifted[0], place.baseline, again, written)  # one target's is enough to act on
-    verdict = "regression" if drifted and not failing else "divergence" if failing else report.verdict
+    diverged = any(c.status == "ok" for c in failing)  # what never ran is an error, as in the report
+    verdict = "divergence" if diverged else "regression" if drifted and not failing else report.verdict
     left_out = tuple(f"{words.target(c)}: {words.line(c.reason)}" for c in missing)
     return Outcome(report, verdict, said, left_out, notes, written)
 
@@ -180,6 +181,10 @@ def _drifted(report: Report, sound: Mapping[str, Candidate], known: Baselines, p
             raise UsageError(
                 f"the baseline of {name} at {place.baseline} says nothing of {', '.join(lost)}, which it is to hold",
                 "Store it anew with `pytest --parity-update`.")
+        partial = partial_cover(baseline, candidate)
+        if partial:
+            again = shlex.join(["pytest", place.nodeid, "--parity-update"])
+            notes.append(f"the baseline of {name} covers only part of the model: {partial}; `{again}` stores it anew")
         moved = worse(baseline, candidate)
         if moved:
             found.append((candidate, moved, baseline))

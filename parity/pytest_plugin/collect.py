@@ -24,7 +24,7 @@ class ListFile(pytest.File):
         try:
             pairs = pairs_in(self.path)
         except ParityError as error:
-            raise self.CollectError(told(error)) from error
+            raise self.CollectError(told(error)) from None
         for pair in pairs:
             yield PairItem.from_parent(self, name=pair.name, pair=pair)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,9 @@ from parity.reduce.verify import Ending
 _HOW = "    python test_repro.py        # or: pytest test_repro.py"
 _STATUS = ("Status 0: right. A last line that begins with WRONG: an output is off. Anything else: the model did not "
            "run. `REPRO_MODEL=FILE` runs another model on the same inputs.")
+
+
+SIGNATURE = "Reduced with parity"  # by which BUG.md is known again
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,6 +64,8 @@ class Story:
         target = str(self.sides.target) if own is None else f"{Path(own.name).name} on {self.sides.target}"
         if self.shown.failure:
             return f"{target} fails on {self.operators}"
+        if self.structure:
+            return f"{target} differs in structure from the reference model before {self.shown.part.outputs[0]!r}"
         what = "loses accuracy in" if self.limited else "computes a wrong result of"
         return f"{target} {what} {self.operators}"
 
@@ -68,6 +74,18 @@ class Story:
         """What the test holds to be so."""
         meant = "the reference model" if self.differs else "the model"
         return f"The outputs are what the operators of {meant} give in FP64, within the tolerance."
+
+    @property
+    def structure(self) -> str:
+        """Which operators two models do not share in the part; empty where they do, or it is a variant of one model."""
+        if self.contender.model is None or self.limited or not self.differs:
+            return ""
+        own, other = (Counter(n.op for n in m.graph.nodes) for m in (self.shown.part.candidate,
+                                                                     self.shown.part.reference))
+        said = [f"{word} {', '.join(ops.elements())}" for word, ops in (("lacks", other - own), ("has", own - other))
+                if ops]
+        besides = f"`repro.onnx` {' and '.join(said)}{', which the reference model has not' * bool(own - other)}"
+        return f"The two models differ in structure here: {besides}." if said else ""
 
     @property
     def differs(self) -> bool:
@@ -89,11 +107,14 @@ def _lines(story: Story, repro: str, reference: Ending | None) -> Iterator[str]:
     yield f"# {story.title}"
     yield ""
     if shown.failure:
-        yield f"Running `repro.onnx` on `inputs.npz`: {shown.failure}."
+        yield f"Running `repro.onnx` on `inputs.npz`: {shown.failure.rstrip('.')}."
     else:
-        yield ("The runtime's outputs for `repro.onnx` on `inputs.npz` differ from `expected.npz`, which is the same "
-               "operators in FP64 on the same inputs, by more than " +
+        yield ("The runtime's outputs for `repro.onnx` on `inputs.npz` differ from `expected.npz`, which is "
+               f"{'the reference model' if story.differs else 'the same operators'} in FP64 on the same inputs, "
+               "by more than " +
                ("the model's outputs may." if story.limited else "rounding explains."))
+    if story.structure:
+        yield f"{story.structure} That need be no fault of the runtime's."
     if story.differs:
         yield "`expected.npz` is by the operators and weights of the reference model."
     if reference is not None:
@@ -111,7 +132,7 @@ def _lines(story: Story, repro: str, reference: Ending | None) -> Iterator[str]:
         yield f"* {story.sides.target.backend} {shown.version} on {shown.device}"
     yield from (f"* {name}: {value}" for name, value in environment(story.options).items() if value)
     yield from ("", f"`repro.onnx` has SHA-256 {repro}.",
-                f"Reduced with parity, candidate `{story.contender.target}`, from {_origin(story)}.")
+                f"{SIGNATURE}, candidate `{story.contender.target}`, from {_origin(story)}.")
 
 
 def _origin(story: Story) -> str:
@@ -186,5 +207,6 @@ def summary(story: Story, runs: int, reference: Ending | None, folder: Path) -> 
     nodes = len(shown.part.nodes)
     beside = "" if reference is None else _ON_REFERENCE[reference.outcome]
     size = f"{nodes} node{'s' * (nodes != 1)}, {runs} runs of the target"
-    lines = [story.title, f"  {worst}", f"  {size}; fails again in a fresh process{beside}"]
+    structure = [f"  {story.structure}"] * bool(story.structure)
+    lines = [story.title, *structure, f"  {worst}", f"  {size}; fails again in a fresh process{beside}"]
     return "\n".join([*lines, *(f"  {note}" for note in story.notes), f"  in {folder}: BUG.md, test_repro.py"])

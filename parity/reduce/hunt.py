@@ -86,7 +86,7 @@ def smallest(sides: Sides, model: Model, symptom: Symptom, trials: Trials) -> Fo
         symptom: what to look for.
         trials: runs parts, as many as there may be.
     """
-    judged = Whole(sides.candidate, sides.judge, symptom.values)
+    judged = Whole(sides.candidate, sides.judge, symptom.values, drawing=symptom.failure is not None)
     limited = Whole(sides.candidate, sides.reference, symptom.values)
     floor: Look = partial(trials.breaks, rule=by_floor)
     limit: Look = partial(trials.breaks, rule=partial(by_limit, limit=symptom.limit))
@@ -115,7 +115,7 @@ def _wholes(flat: Whole, sides: Sides, model: Model) -> Iterator[Whole]:
     """The graph as it is watched, then as it is deployed where that has branches."""
     yield flat
     if sides.judge is sides.reference and any(n.op == "If" for n in sides.deployed.graph.nodes):
-        yield Whole(inline_functions(sides.deployed), inline_functions(model), flat.values)
+        yield Whole(inline_functions(sides.deployed), inline_functions(model), flat.values, flat.drawing)
 
 
 def _from_tensor(whole: Whole, tensor: str, look: Look, *, forward: bool) -> Shown | None:

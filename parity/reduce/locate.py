@@ -11,13 +11,14 @@ import numpy as np
 from parity.analysis.localize import Divergence, divergences, first_to_blame
 from parity.analysis.match import comparable_tensors
 from parity.analysis.measure import measure
-from parity.analysis.outputs import OutputFinding, judge_outputs, relative_limit
+from parity.analysis.outputs import OutputFinding, drawn_outputs, judge_outputs, relative_limit
 from parity.analysis.reads import without_unread
 from parity.analysis.streams import Stream
 from parity.analysis.tolerance import DEFAULTS, Tolerance
 from parity.backends.base import Feed, RunOptions
-from parity.errors import BackendFailed
+from parity.errors import BackendFailed, UsageError
 from parity.graph.executor import Executor
+from parity.graph.graph import Node
 from parity.graph.ops.call import is_tensor, to_numpy
 from parity.graph.store import TensorStore
 from parity.reduce.sides import Sides
@@ -59,6 +60,7 @@ def symptom_of(sides: Sides, sample: Sample, tolerance: Tolerance | None, option
         BackendUnavailable: the target cannot run here.
         BackendFailed: it runs, but fails while it is watched.
         ModelError: the reference cannot run.
+        UsageError: nothing is off but outputs that depend on random numbers.
     """
     allowed = tolerance or DEFAULTS[sides.precision]
     try:
@@ -67,7 +69,9 @@ def symptom_of(sides: Sides, sample: Sample, tolerance: Tolerance | None, option
     except BackendFailed as error:
         return Symptom("failure", (), _reference_values(sides, sample, options),
                        relative_limit((), allowed, sides.precision), error)
-    judged = judge_outputs(sample.outputs, outputs, sample.noise, allowed)
+    drawn = drawn_outputs(sides.candidate)
+    findings = judge_outputs(sample.outputs, outputs, sample.noise, allowed)
+    judged = tuple(o for o in findings if o.name not in drawn)
     failing = tuple(o.name for o in sorted(judged, key=_how_far, reverse=True) if not o.passed)
     limit = relative_limit(judged, allowed, sides.precision)
     shown = frozenset(comparable_tensors(sides.candidate))
@@ -80,6 +84,9 @@ def symptom_of(sides: Sides, sample: Sample, tolerance: Tolerance | None, option
     found = _walk(sides, sample, watched)
     blamed = first_to_blame(found, outputs_fail=bool(failing), limit=limit)
     if blamed is None or (blamed[1] == "precision" and _hidden(judged, outputs, values)):
+        random = [o.name for o in findings if not o.passed and o.name in drawn]
+        if random and not failing:
+            raise _no_fault(random[0], drawn[random[0]])
         return Symptom("outputs", failing, values, limit) if failing else None
     return Symptom("floor" if blamed[0].to_blame else "limit", (blamed[0].tensor,), values, limit)
 
@@ -100,6 +107,12 @@ def _kept(chunks: Iterator[Mapping[str, np.ndarray]], store: TensorStore) -> Ite
         yield chunk
 
 
+def _no_fault(output: str, drawn: Node) -> UsageError:
+    return UsageError(f"output {output!r} depends on the random numbers of {drawn.op} {drawn.label!r}, which no two "
+                      "runtimes draw alike, and nothing else is off: that is no fault to report",
+                      "Feed the model with fixed numbers in that node's stead.")
+
+
 def _how_far(output: OutputFinding) -> float:
     return float("inf") if output.comparison is None else output.comparison.rel_l2
 
@@ -107,7 +120,7 @@ def _how_far(output: OutputFinding) -> float:
 def _hidden(judged: Sequence[OutputFinding], outputs: Feed, watched: Mapping[str, np.ndarray]) -> bool:
     """Whether watching moved the outputs by as much as half of their error: then its tensors are of another run."""
     error = max((o.comparison.rel_l2 for o in judged if o.comparison is not None), default=0.0)
-    moved = [measure(outputs[n], watched[n]).rel_l2 for n in outputs if n in watched
+    moved = [measure(outputs[n], watched[n]).rel_l2 for n in (o.name for o in judged) if n in watched
              and outputs[n].shape == watched[n].shape and outputs[n].dtype.kind not in "OSU"]
     return max(moved, default=0.0) >= error / 2
 

@@ -9,6 +9,7 @@ from functools import cached_property
 import numpy as np
 import onnx
 
+from parity.analysis.outputs import drawing_nodes
 from parity.analysis.tolerance import HALF_FORMATS, model_precision
 from parity.backends.base import Feed
 from parity.errors import ModelError
@@ -66,11 +67,13 @@ class Whole:
         candidate: the flat graph that the target runs.
         reference: the flat graph that it is judged by; parts are named by its nodes.
         values: what each tensor was, the inputs among them: where one is missing, no cut can be made.
+        drawing: take in nodes that draw random numbers, too, of which no two runs are alike.
     """
 
     candidate: Model
     reference: Model
     values: Mapping[str, np.ndarray]
+    drawing: bool = False
 
     def part(self, indices: Collection[int], outputs: Collection[str] = (), *, folded: bool = True) -> Part:
         """Cut out some nodes of the reference and what stands for them on the candidate's side.
@@ -96,6 +99,11 @@ class Whole:
         return Part(candidate, reference, {n: v for n, v in feed.items() if n in used})
 
     @cached_property
+    def _kept_out(self) -> frozenset[int]:
+        """Indices of the nodes whose results are always cut at."""
+        return frozenset() if self.drawing else frozenset(n.index for n in drawing_nodes(self.reference))
+
+    @cached_property
     def _in_full(self) -> bool:
         """Whether no tensor of the reference is in half precision."""
         return model_precision(self.reference) == "fp32"
@@ -107,7 +115,8 @@ class Whole:
     def _closed(self, indices: Collection[int]) -> tuple[list[Node], list[str]]:
         """The nodes in order, with those that nothing is known to stand in for; and what they read from outside."""
         graph, constants = self.reference.graph, self.reference.constants
-        region = {i: graph.nodes[i] for i in indices if not constants.issuperset(graph.nodes[i].outputs)}
+        region = {i: graph.nodes[i] for i in indices
+                  if i not in self._kept_out and not constants.issuperset(graph.nodes[i].outputs)}
         while True:
             made = {o for node in region.values() for o in node.outputs}
             inputs = dict.fromkeys(n for node in region.values() for n in node.reads if n not in made | constants)
@@ -115,7 +124,7 @@ class Whole:
             if not unknown:
                 return [region[i] for i in sorted(region)], list(inputs)
             for name in unknown:
-                if name not in graph.producer:
+                if name not in graph.producer or graph.producer[name].index in self._kept_out:
                     raise ModelError(f"tensor {name!r} has no value to cut at", "Take in what makes it.")
                 region[graph.producer[name].index] = graph.producer[name]
 

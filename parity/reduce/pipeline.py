@@ -27,7 +27,7 @@ from parity.reduce.shrink import one_row, used_rows
 from parity.reduce.sides import Sides, sides_of
 from parity.reduce.trials import Shown, Trials
 from parity.reduce.verify import Verified, verify
-from parity.reduce.write import files_in, staged, write_report, write_repro
+from parity.reduce.write import ensure_own, files_in, staged, write_report, write_repro
 from parity.sample import Options, Progress, reference_run
 from parity.targets import Target
 
@@ -90,7 +90,9 @@ def reduce_file(request: Request, order: Order, folder: Path) -> Repro | None:
 
     Raises:
         ParityError: as for `reduce`, or an argument makes no sense.
+        OutputError: the folder holds such files of somebody else's.
     """
+    ensure_own(folder)
     targets = [Target.parse(t) for t in request.targets] or [_DEFAULT]
     for target in targets:
         runner_for(target, order.run)  # a target that nobody else can run is told before anything is read

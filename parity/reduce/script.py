@@ -12,10 +12,11 @@ from parity.errors import UsageError
 from parity.reduce.expect import Expectation
 from parity.targets import Target
 
+RERUN = "REPRO_MODEL=other.onnx runs another model on the same inputs."  # by which the test is known again
 _TEST = Template('''\
 """$title
 
-Run it as it is (`python test_repro.py`) or with pytest. REPRO_MODEL=other.onnx runs another model on the same inputs.
+Run it as it is (`python test_repro.py`) or with pytest. $rerun
 Needs numpy and $packages.
 """
 import os
@@ -197,7 +198,7 @@ def script_of(title: str, claim: str, expected: Sequence[Expectation], target: T
     run, packages = runner_for(target, options)
     lines = "".join(f"    {json.dumps(e.tensor)}: ({e.norm!r}, {e.tolerance!r}),  # {e.why}\n" for e in expected)
     text = _TEST.substitute(
-        title=_quotable(title), claim=_quotable(claim), packages=packages, run=run,
+        title=_quotable(title), rerun=RERUN, claim=_quotable(claim), packages=packages, run=run,
         tolerances="{\n" + lines + "}", body=_APART if apart else _HERE)
     return text if apart else text.replace("import subprocess\n", "")
 

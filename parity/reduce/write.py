@@ -20,8 +20,8 @@ from parity.errors import OutputError
 from parity.graph.graph import subgraph_protos
 from parity.graph.model import Model, shallow_copy
 from parity.graph.weights import read_weight
-from parity.reduce.bug import Story
-from parity.reduce.script import script_of
+from parity.reduce.bug import SIGNATURE, Story
+from parity.reduce.script import RERUN, script_of
 from parity.reduce.trials import Shown
 from parity.reduce.verify import Ending
 
@@ -37,6 +37,24 @@ def files_in(folder: Path) -> list[Path]:
     """The files of a repro that a folder holds."""
     known = [*_FILES, *(f"{name}.data" for name in _FILES if name.endswith(".onnx"))]
     return [folder / name for name in known if (folder / name).is_file()]
+
+
+def ensure_own(folder: Path) -> None:
+    """Refuse to put a repro over files that are none of an earlier repro's.
+
+    Raises:
+        OutputError: the folder holds a file of such a name that was not written here.
+    """
+    reported = _holds(folder / "BUG.md", SIGNATURE)
+    marks = {"BUG.md": reported, "test_repro.py": _holds(folder / "test_repro.py", RERUN)}
+    other = next((file for file in files_in(folder) if not marks.get(file.name, reported)), None)
+    if other is not None:
+        raise OutputError(f"{other} was not written by parity, and a repro would take its place",
+                          "Choose another folder with -o DIR, or move the file.")
+
+
+def _holds(file: Path, mark: str) -> bool:
+    return file.is_file() and mark in file.read_text(encoding="utf-8", errors="replace")
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from parity.graph.executor import Executor
 from parity.graph.feeds import seeded_feed
 from parity.graph.model import Model
 from parity.graph.ops.call import from_numpy, to_numpy
-from tests.builders import CHAIN, chain
+from tests.builders import CHAIN, chain, node, proto_of
 
 GOOD = Model.from_proto(chain())
 FEED, _ = seeded_feed(GOOD, 0)
@@ -53,6 +53,22 @@ def test_the_local_error_is_at_the_candidates_own_inputs() -> None:
     assert after.local is not None
     assert after.accumulated.rel_l2 > 1e-2
     assert after.local.rel_l2 < 1e-6
+
+
+@pytest.mark.parametrize("shown", [("r", "s", "y"), ("s", "y")], ids=["shown", "hidden"])
+def test_random_numbers_are_nobodys_fault(shown: tuple[str, ...]) -> None:
+    """What the candidate drew is not held against the reference's draw; what it made of that is, where it shows it."""
+    model = Model.from_proto(proto_of([node("RandomNormalLike", ["x"], ["r"]), node("Add", ["x", "r"], ["s"]),
+                                       node("Relu", ["s"], ["y"])]))
+    feed, _ = seeded_feed(model, 0)
+    sides = [{n: to_numpy(v) for n, v in Executor(model, seed=seed).run(feed, ("r", "s", "y")).items()}
+             for seed in (0, 1)]
+    sides[1]["y"] = sides[1]["y"] + np.float32(1)
+    expected, seen = Stream(iter([sides[0]]), frozenset(sides[0])), Stream(iter([sides[1]]), frozenset(shown))
+    found = list(divergences(model, model, feed, expected, seen, frozenset(shown)))
+    assert all(d.drawn and d.accumulated is not None and d.accumulated.rel_l2 > 0.1 for d in found)
+    assert [d.tensor for d in found] == list(shown)
+    assert [d.tensor for d in found if d.to_blame] == ["y"]
 
 
 def test_two_faults_are_both_to_blame() -> None:
@@ -116,6 +132,10 @@ def test_whom_to_name() -> None:
         answer = first_to_blame(found, outputs_fail=outputs_fail, limit=1e-3)
         return None if answer is None else (answer[0].tensor, answer[1])
 
+    assert named(replace(off, drawn=True), outputs_fail=True) is None
+    assert named(replace(off, drawn=True), worse, outputs_fail=True) == ("worse", "implementation")
+    assert named(divergence("late", nan=True), outputs_fail=True) == ("late", "nonfinite")
+    assert named(replace(divergence("late", nan=True), drawn=True), outputs_fail=True) is None
     assert named() is None
     assert named(clean, off) is None
     assert named(clean, off, outputs_fail=True) == ("off", "precision")

@@ -10,6 +10,7 @@ from parity.analysis.outputs import (
     absence_notes,
     drawing_nodes,
     drawn_outputs,
+    drawn_tensors,
     judge_outputs,
     noise_notes,
     random_notes,
@@ -118,6 +119,8 @@ def test_who_draws_random_numbers() -> None:
     """Random operators and Dropout in training do, Dropout in inference does not; outputs know whom they depend on."""
     assert [n.outputs[0] for n in drawing_nodes(DRAWING)] == ["n", "d"]
     assert {n: found.outputs[0] for n, found in drawn_outputs(DRAWING).items()} == {"a": "n", "b": "d"}
+    assert {n: found.outputs[0] for n, found in drawn_tensors(DRAWING).items()} == {
+        "n": "n", "a": "n", "d": "d", "b": "d"}
     notes = random_notes(DRAWING)
     assert len(notes) == 2
     assert "'noise' (RandomNormalLike)" in notes[0]

@@ -231,6 +231,15 @@ def test_a_refused_model_is_one_line() -> None:
     assert "\n" not in caught.value.message
 
 
+def test_a_refusal_names_no_file_that_is_gone() -> None:
+    """The model that ONNX Runtime read lay in a temporary folder, of which nobody needs to hear."""
+    model = Model.from_proto(proto_of([node("Cast", ["x"], ["b"], to=TensorProto.BFLOAT16), node("Cos", ["b"], ["c"]),
+                                       node("Cast", ["c"], ["y"], to=TensorProto.FLOAT)]))
+    with pytest.raises(BackendFailed, match="INVALID_GRAPH : This is an invalid model") as caught:
+        OnnxRuntime().open(model, model, Target("onnxruntime"), RunOptions())
+    assert ".onnx" not in caught.value.message
+
+
 def test_a_failing_run_is_one_line() -> None:
     """So does what goes wrong while it runs."""
     model = Model.from_proto(proto_of([node("Reshape", ["x", "s"], ["y"])], weights={"s": np.array([5, 7])}))

@@ -10,7 +10,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parity.baseline.drift import MARGIN, SHARE, better, uncovered, worse
+from parity.baseline.drift import MARGIN, SHARE, better, partial_cover, uncovered, worse
 from parity.baseline.message import regression
 from parity.baseline.record import Baseline, Figures, baseline_of
 from parity.report.record import Candidate, Report
@@ -70,6 +70,19 @@ def test_a_baseline_that_covers_nothing_is_told() -> None:
     assert uncovered(replace(whole, tensors={}), now) == tuple(t.tensor for t in now.tensors[:3])
     some = dict(list(whole.tensors.items())[:1])
     assert uncovered(replace(whole, tensors=some), now) == ()
+
+
+def test_tensors_that_came_and_went_are_counted() -> None:
+    """What a baseline no longer covers is told by number; nothing where it covers all."""
+    stored = accepted(1e-3)
+    name, figures = next(iter(stored.tensors.items()))
+    assert partial_cover(stored, one(1e-3)) == ""
+    more = replace(stored, tensors={**stored.tensors, "old": figures})
+    assert partial_cover(more, one(1e-3)) == f"1 of {len(more.tensors)} recorded tensors are gone"
+    other = replace(stored, tensors={"old" if n == name else n: f for n, f in stored.tensors.items()})
+    count = len(stored.tensors)
+    assert partial_cover(other, one(1e-3)) == (
+        f"1 of {count} recorded tensors are gone and 1 of {count} tensors now have no recorded figures")
 
 
 def fault(noise: Mapping[str, float]) -> tuple[Report, Candidate, Baseline]:

@@ -114,6 +114,9 @@ def test_a_damaged_baseline_fails_and_can_be_stored_anew(kept: Project, damage: 
     result = kept.run()
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(["*test_it.json is no baseline that can be read*"])
+    assert "Traceback" not in result.stdout.str()
+    assert "direct cause" not in result.stdout.str()
+    assert "json/decoder.py" not in result.stdout.str()
     kept.run("--parity-update").assert_outcomes(passed=1)
     kept.run().assert_outcomes(passed=1)
 
@@ -172,6 +175,15 @@ def test_a_baseline_that_covers_nothing_fails(kept: Project) -> None:
     result = kept.run()
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(["*test_it.json says nothing of y, which it is to hold*--parity-update*"])
+
+
+def test_a_baseline_that_covers_a_part_is_told(kept: Project) -> None:
+    """The test passes, and the summary says how much of the model it was not held to."""
+    text = (kept.folder / STORED).read_text(encoding="utf-8")
+    (kept.folder / STORED).write_text(text.replace('"c":', '"z":'), encoding="utf-8")
+    result = kept.run()
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(["*1 of 7 recorded tensors are gone and 1 of 7 tensors now*test_it --parity-update*"])
 
 
 def test_a_module_has_a_baseline(project: Project) -> None:

@@ -100,9 +100,10 @@ def test_what_makes_no_sense_fails_with_one_line(project: Project, call: str, wo
 def test_a_missing_backend_fails(project: Project) -> None:
     """Named but unable to run is no pass."""
     project.test('parity.assert_parity("good.onnx", ["onnxruntime", "pytorch@nowhere"])')
-    result = project.run()
+    result = project.run("--junitxml", "junit.xml")
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(["*good.onnx on pytorch@nowhere: could not run*"])
+    assert '"parity_verdict" value="error"' in (project.folder / "junit.xml").read_text(encoding="utf-8")
 
 
 def test_a_backend_that_may_be_missing_is_a_visible_skip_after_the_rest_has_run(project: Project) -> None:

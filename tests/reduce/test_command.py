@@ -31,6 +31,16 @@ def test_the_exit_status_says_what_came_of_it(command: CommandLine) -> None:
     again = command("reduce", good, "-o", command.folder / "repro")
     assert again.status == 0
     assert again.out.splitlines()[1] == f"{command.folder / 'repro'} holds the repro of an earlier run"
+    (command.folder / "repro" / "test_repro.py").write_text("def test_mine(): ...\n", encoding="utf-8")
+    for folder, held in (("repro", "test_repro.py"), ("mine", "inputs.npz")):
+        mine = command.folder / folder / held
+        mine.parent.mkdir(exist_ok=True)
+        mine.touch()
+        before = mine.read_bytes()
+        kept = command("reduce", good, bad, "-o", mine.parent)
+        assert kept.status == 2
+        assert f"{mine} was not written by parity" in kept.err
+        assert mine.read_bytes() == before
     for wrong in (["-c", "pytorch:fp16"], ["-c", "onnxruntime@cuda"], ["-c", "onnxruntime", "-c", "onnxruntime:int8"]):
         refused = command("reduce", good, *wrong, "-o", command.folder / "refused")
         assert refused.status == 2

@@ -205,6 +205,34 @@ def test_what_cannot_be_reduced_is_told(tmp_path: Path) -> None:
         reduced(tmp_path, chain(), target="pytorch:fp16")
 
 
+def test_two_models_of_other_operators_are_told(tmp_path: Path) -> None:
+    """Where one model lacks operators of the other, none that it has is accused."""
+    ends = [node("MatMul", ["x", "w0"], ["a"]), node("Tanh", ["b"], ["y"])]
+    whole = model_of([ends[0], node("Mul", ["a", "k"], ["c"]), node("Relu", ["c"], ["b"]), ends[1]],
+                     {**weights("w0"), "k": np.float32(2)})
+    short = model_of([ends[0], node("Tanh", ["a"], ["y"])], weights("w0"))
+    found = repro_of(tmp_path, whole, short)
+    assert found.story.title == "other.onnx on onnxruntime differs in structure from the reference model before 'y'"
+    told = found.written["BUG.md"].read_text(encoding="utf-8")
+    assert "differ in structure here: `repro.onnx` lacks Mul, Relu." in told
+    assert "same operators" not in told
+
+
+def drawing(gain: float) -> onnx.ModelProto:
+    """A model that adds random numbers before and after a factor."""
+    nodes = [node("RandomNormalLike", ["x"], ["r"], name="rnd"), node("Add", ["x", "r"], ["a"]),
+             node("Mul", ["a", "gain"], ["b"]), node("RandomNormalLike", ["b"], ["s"]), node("Add", ["b", "s"], ["y"])]
+    return model_of(nodes, {"gain": np.float32(gain)})
+
+
+def test_random_numbers_are_no_fault(tmp_path: Path) -> None:
+    """Draws that differ are told and not reported; what is wrong beside them is reduced without them."""
+    with pytest.raises(UsageError, match="'y' depends on the random numbers of RandomNormalLike 'rnd'"):
+        reduced(tmp_path, drawing(1.0), order=Order(ONE_THREAD, Tolerance.parse(["rel_l2=1e-3"])))
+    assert not (tmp_path / "repro").exists()
+    assert operators(repro_of(tmp_path, drawing(1.0), drawing(1.5))) == ["Mul"]
+
+
 def test_a_budget_that_is_too_small_is_told(tmp_path: Path) -> None:
     """Where the runs do not suffice even for one part, nothing is claimed."""
     with pytest.raises(BackendFailed, match="on no part of it"):
