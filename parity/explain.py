@@ -11,7 +11,7 @@ from parity.analysis.attribute import Shares, attribute
 from parity.analysis.cuts import search_hidden
 from parity.analysis.diagnose import Diagnosis, Evidence, diagnose
 from parity.analysis.localize import Divergence, first_to_blame
-from parity.analysis.outputs import OutputFinding
+from parity.analysis.outputs import OutputFinding, drawn_tensors
 from parity.analysis.portrait import Portrait, chosen, portraits
 from parity.contenders import Contender
 from parity.graph.model import Model
@@ -80,7 +80,9 @@ def explain(case: Case, options: Options) -> Explanation:
     diverges = not case.agrees or (not case.outputs and blamed is not None)
     elsewhere = case.walk.hides(case.outputs)
     hidden = elsewhere and (diverges if blamed is None else blamed[1] == "precision")
-    first_bad = None if blamed is None or hidden else first_bad_of(*blamed)
+    drawn = drawn_tensors(case.sample.survey.flat)  # no two runs draw alike: nobody's fault
+    told = blamed is not None and not hidden and (blamed[1] != "precision" or blamed[0].tensor not in drawn)
+    first_bad = first_bad_of(*blamed) if blamed is not None and told else None
     if not options.explain or case.walk.status != "ok":
         return Explanation(first_bad, diverges, hidden)
     searched = ""

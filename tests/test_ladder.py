@@ -11,6 +11,7 @@ import pytest
 import torch
 from onnx import numpy_helper
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 import parity
 from parity.backends.base import RunOptions
@@ -62,7 +63,7 @@ def rungs(report: Report) -> dict[str, Rung]:
 def scaled(proto: onnx.ModelProto) -> None:
     """The second layer's weight is half as large again."""
     for weight in proto.graph.initializer:
-        if weight.name == "2.weight":
+        if weight.name in ("2.weight", "b.weight"):
             weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight) * np.float32(1.5), weight.name))
 
 
@@ -95,6 +96,43 @@ def test_an_export_fault_enters_at_the_export() -> None:
     assert "computes something else" in found.note
     assert [r.name for r in report.ladder if not r.passed] == ["pytorch"]
     assert rungs(report)["module"].first_bad is None
+
+
+class Drawing(nn.Module):
+    """Draws random numbers for one of its outputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(8, 8), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Both outputs."""
+        y = torch.relu(self.a(x))
+        return self.b(F.dropout(y, 0.5)), self.b(y)
+
+
+def test_random_numbers_are_no_fault_of_the_export() -> None:
+    """Outputs that a Dropout in training mode makes are compared on no rung, and nothing is said against the export."""
+    torch.manual_seed(0)
+    report = of_module(Drawing().eval(), inputs(), ORT)
+    found = rungs(report)
+    module = report.candidates[0]
+    drawn, kept = (row.tensor for row in module.outputs)
+    assert [d.cause for d in module.diagnoses] == ["nondeterminism"]
+    assert module.first_bad is None
+    assert all(rung.passed and rung.first_bad is None for rung in found.values())
+    assert {rung.output for rung in found.values() if rung.above is not None} == {kept}
+    assert repr(drawn) in found["module:fp64"].note
+    assert "something else" not in found["pytorch"].note
+
+
+def test_an_export_fault_beside_random_numbers_is_told() -> None:
+    """A weight that the export scaled is its fault, though another output is drawn at random."""
+    torch.manual_seed(0)
+    report = of_module(Drawing().eval(), inputs(), edit=scaled)
+    bad = report.candidates[0].first_bad
+    assert bad is not None
+    assert bad.kind == "export"
 
 
 class Wide(nn.Module):

@@ -157,13 +157,19 @@ def drawing_nodes(model: Model) -> tuple[Node, ...]:
 
 def drawn_outputs(model: Model) -> dict[str, Node]:
     """The graph outputs that depend on random numbers, with the first node that draws those."""
-    found = {}
+    drawn = drawn_tensors(model)
+    return {o.name: drawn[o.name] for o in model.graph.outputs if o.name in drawn}
+
+
+def drawn_tensors(model: Model) -> dict[str, Node]:
+    """Every tensor that depends on random numbers, with the first node that draws those."""
+    found: dict[str, Node] = {}
     for node in reversed(drawing_nodes(model)):
         reached = set(node.outputs)
         for other in model.graph.nodes[node.index:]:
             if not reached.isdisjoint(other.reads):
                 reached.update(other.outputs)
-        found.update({o.name: node for o in model.graph.outputs if o.name in reached})
+        found.update(dict.fromkeys(reached, node))
     return found
 
 
