@@ -15,6 +15,7 @@ from parity.analysis.outputs import OutputFinding, drawn_tensors
 from parity.analysis.portrait import Portrait, chosen, portraits
 from parity.contenders import Contender
 from parity.graph.model import Model
+from parity.original import MODULE
 from parity.preparation import Ready, make_ready
 from parity.report.assemble import first_bad_in, first_bad_of, region_note
 from parity.report.record import FirstBad
@@ -95,7 +96,7 @@ def explain(case: Case, options: Options) -> Explanation:
         diagnoses = diagnose(Evidence(
             case.sample.survey.flat, case.ready.variant, case.sample.feed, case.found, None if hidden else blamed,
             shown, case.sample.outputs, case.deployed, case.limit, case.ready.precision, diverges, case.walk.moved,
-            *_reruns(case, options)))
+            *_reruns(case, options), exported=_is_module(case.contender)))
     return Explanation(first_bad, diverges, hidden, shares, _portraits(case, shares), diagnoses, searched)
 
 
@@ -128,6 +129,10 @@ def _portraits(case: Case, shares: Shares | None) -> Mapping[str, Portrait]:
     for chunk in sample.session.watch(sample.feed, names, sample.survey.sizes):
         expected.update({name: chunk[name] for name in names if name in chunk})
     return portraits(flat, case.ready.variant, expected, case.walk.shown)
+
+
+def _is_module(contender: Contender) -> bool:
+    return contender.target is not None and contender.target.backend == MODULE.backend
 
 
 Rerun = Callable[[], Mapping[str, np.ndarray]]

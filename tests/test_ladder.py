@@ -98,6 +98,46 @@ def test_an_export_fault_enters_at_the_export() -> None:
     assert rungs(report)["module"].first_bad is None
 
 
+class Squashed(nn.Module):
+    """Ends in a softmax over features."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Linear(8, 8, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, 8] to [N, 8]."""
+        y: Tensor = self.a(x).softmax(-1)
+        return y
+
+
+def other_axis(proto: onnx.ModelProto) -> None:
+    """The softmax is over rows."""
+    softmax = next(n for n in proto.graph.node if n.op_type == "Softmax")
+    del softmax.attribute[:]
+    softmax.attribute.append(onnx.helper.make_attribute("axis", 0))
+
+
+def transposed(proto: onnx.ModelProto) -> None:
+    """The layer's weight is transposed."""
+    weight = next(w for w in proto.graph.initializer if list(w.dims) == [8, 8])
+    weight.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(numpy_helper.to_array(weight).T), weight.name))
+
+
+@pytest.mark.parametrize(("edit", "module", "file"), [
+    (other_axis, "with axis 1,", "and the .onnx with 0:"), (transposed, "with transB 0,", "and the .onnx with 1:")])
+def test_what_differs_is_told_with_the_module_as_the_truth(edit: Callable[[onnx.ModelProto], None], module: str,
+                                                           file: str) -> None:
+    """In the module's row the .onnx is what is wrong, and no operator of the module was computed wrongly."""
+    torch.manual_seed(0)
+    said = [d.message for d in of_module(Squashed().eval(), inputs(), edit=edit).candidates[0].diagnoses]
+    assert len(said) == 2
+    assert said[1].startswith("The module computes")
+    assert module in said[1]
+    assert file in said[1]
+    assert "was computed" not in " ".join(said)
+
+
 class Drawing(nn.Module):
     """Draws random numbers for one of its outputs."""
 
