@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from parity.analysis.attribute import pool
+from parity.analysis.outputs import drawn_tensors
 from parity.analysis.portrait import reads_of
 from parity.analysis.tasks import propose
 from parity.backends.base import Feed, backend_of
@@ -105,7 +106,7 @@ def compare(model: Model, contenders: Sequence[Contender], feeds: Sequence[Feed]
             raise
         partial = True
     assert first is not None  # noqa: S101 - there is at least one feed
-    candidates = tuple(_told(contender, _pooled(so_far))
+    candidates = tuple(_told(contender, _pooled(so_far), first.survey.flat)
                        for contender, so_far in zip(contenders, found, strict=True) if so_far)
     if options.fixes and not partial:
         candidates = tuple(_with_fixes(model, contender, candidate, feeds, options)
@@ -117,11 +118,11 @@ def compare(model: Model, contenders: Sequence[Contender], feeds: Sequence[Feed]
         proposals=() if options.judges else tuple(propose(first.outputs)), ladder=pooled(rungs, candidates)))
 
 
-def _told(contender: Contender, candidate: Candidate) -> Candidate:
+def _told(contender: Contender, candidate: Candidate, flat: Model) -> Candidate:
     """The module's row with where its export fails; any other as it is."""
     if contender.original is None or contender.target != MODULE:
         return candidate
-    return with_export_findings(candidate, contender.original.mapping)
+    return with_export_findings(candidate, contender.original.mapping, drawn_tensors(flat))
 
 
 def _pooled(samples: Sequence[Examined]) -> Candidate:

@@ -11,10 +11,11 @@ from parity.analysis.attribute import Shares, attribute
 from parity.analysis.cuts import search_hidden
 from parity.analysis.diagnose import Diagnosis, Evidence, diagnose
 from parity.analysis.localize import Divergence, first_to_blame
-from parity.analysis.outputs import OutputFinding
+from parity.analysis.outputs import OutputFinding, drawn_tensors
 from parity.analysis.portrait import Portrait, chosen, portraits
 from parity.contenders import Contender
 from parity.graph.model import Model
+from parity.original import MODULE
 from parity.preparation import Ready, make_ready
 from parity.report.assemble import first_bad_in, first_bad_of, region_note
 from parity.report.record import FirstBad
@@ -80,7 +81,9 @@ def explain(case: Case, options: Options) -> Explanation:
     diverges = not case.agrees or (not case.outputs and blamed is not None)
     elsewhere = case.walk.hides(case.outputs)
     hidden = elsewhere and (diverges if blamed is None else blamed[1] == "precision")
-    first_bad = None if blamed is None or hidden else first_bad_of(*blamed)
+    drawn = drawn_tensors(case.sample.survey.flat)  # no two runs draw alike: nobody's fault
+    told = blamed is not None and not hidden and (blamed[1] != "precision" or blamed[0].tensor not in drawn)
+    first_bad = first_bad_of(*blamed) if blamed is not None and told else None
     if not options.explain or case.walk.status != "ok":
         return Explanation(first_bad, diverges, hidden)
     searched = ""
@@ -93,7 +96,7 @@ def explain(case: Case, options: Options) -> Explanation:
         diagnoses = diagnose(Evidence(
             case.sample.survey.flat, case.ready.variant, case.sample.feed, case.found, None if hidden else blamed,
             shown, case.sample.outputs, case.deployed, case.limit, case.ready.precision, diverges, case.walk.moved,
-            *_reruns(case, options)))
+            *_reruns(case, options), exported=_is_module(case.contender)))
     return Explanation(first_bad, diverges, hidden, shares, _portraits(case, shares), diagnoses, searched)
 
 
@@ -126,6 +129,10 @@ def _portraits(case: Case, shares: Shares | None) -> Mapping[str, Portrait]:
     for chunk in sample.session.watch(sample.feed, names, sample.survey.sizes):
         expected.update({name: chunk[name] for name in names if name in chunk})
     return portraits(flat, case.ready.variant, expected, case.walk.shown)
+
+
+def _is_module(contender: Contender) -> bool:
+    return contender.target is not None and contender.target.backend == MODULE.backend
 
 
 Rerun = Callable[[], Mapping[str, np.ndarray]]

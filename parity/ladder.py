@@ -17,7 +17,7 @@ import torch
 
 from parity.analysis.match import comparable_tensors
 from parity.analysis.measure import measure
-from parity.analysis.outputs import OutputFinding, judge_outputs
+from parity.analysis.outputs import OutputFinding, drawn_outputs, judge_outputs
 from parity.analysis.tolerance import DEFAULTS, Tolerance, model_precision
 from parity.backends.base import Session, backend_of
 from parity.contenders import Contender
@@ -40,6 +40,7 @@ Ran = Sequence[tuple[Contender, Examined]]
 _GOLD, _TORCH = Target("pytorch", "", "fp64"), Target("pytorch")
 # Relative L2 in FP64: another order of sums; and what constants rounded to FP32 (6e-8 each) make of it.
 _EXACT, _ROUNDED = 1e-12, 1e-6
+_DRAWN = "What depends on random numbers is compared on no rung: {}."
 _IN_FP64 = "In FP64, where nothing rounds, the export {}."
 
 
@@ -87,6 +88,8 @@ def pooled(samples: Sequence[Sequence[Rung]], candidates: Sequence[Candidate]) -
 
 def _blamed(rung: Rung, rungs: Mapping[str, Rung], found: Mapping[str, FirstBad]) -> FirstBad | None:
     """The first bad layer of a rung: what the module's row says of an export is the export's."""
+    if rung.output is None:
+        return None
     bad = found.get(rung.name)
     match rung.stage:
         case "types":
@@ -108,13 +111,14 @@ def _badness(rung: Rung) -> tuple[bool, float]:
 
 
 class _Ladder:
-    """The rungs so far, and the outputs of each."""
+    """The rungs so far, and the outputs of each; those that are drawn at random are compared on none."""
 
     def __init__(self, sample: Sample, options: Options) -> None:
         self.sample, self.options = sample, options
         self.rungs: list[Rung] = []
         self.outputs: dict[str, Arrays] = {}
         self.precision = model_precision(sample.survey.flat)
+        self.drawn = drawn_outputs(sample.survey.flat)
 
     def add(self, name: str, stage: Stage, above: str | None, outputs: Arrays, precision: str = "",
             note: str = "") -> None:
@@ -130,7 +134,8 @@ class _Ladder:
         """
         self.outputs[name] = outputs
         if above is None:
-            self.rungs.append(Rung(name, stage, None, error=0.0, note=note))
+            drawn = ", ".join(map(repr, self.drawn))
+            self.rungs.append(Rung(name, stage, None, error=0.0, note=_DRAWN.format(drawn) if drawn else ""))
             return
         tolerance = self.options.tolerance or DEFAULTS[precision or self.precision]
         judged = {o.name: o for o in self._judged(self.outputs[above], outputs, tolerance)}
@@ -150,8 +155,20 @@ class _Ladder:
             first_bad = _first_apart(self.sample, *sessions(), rung.limit or 0.0, self.options.run.memory)
             self.rungs[-1] = replace(rung, first_bad=first_bad)
 
+    def in_fp64(self, truth: Arrays) -> str:
+        """What the export computes in FP64, beside the module; empty where nothing can be said."""
+        apart = max((math.inf if o.comparison is None else o.comparison.rel_l2
+                     for o in self._judged(truth, self.sample.gold, DEFAULTS["fp64"])), default=math.nan)
+        if math.isnan(apart):
+            return ""
+        return _IN_FP64.format(
+            "computes what the module does" if apart <= _EXACT else
+            f"is off the module by {apart:.1e}: its constants are rounded to FP32" if apart <= _ROUNDED else
+            f"is off the module by {apart:.1e}: it computes something else")
+
     def _judged(self, above: Arrays, outputs: Arrays, tolerance: Tolerance) -> tuple[OutputFinding, ...]:
-        return judge_outputs(above, outputs, self.sample.noise, tolerance)
+        held = {name: value for name, value in above.items() if name not in self.drawn}
+        return judge_outputs(held, outputs, self.sample.noise, tolerance)
 
 
 def _to_the_reference(ladder: _Ladder, reference: Target, ran: Ran) -> str:
@@ -167,7 +184,7 @@ def _to_the_reference(ladder: _Ladder, reference: Target, ran: Ran) -> str:
         ladder.add(str(TRUTH), "truth", None, truth)
         ladder.add(str(MODULE), "types", str(TRUTH), own)
         ladder.explain(lambda: (original.open(TRUTH, sample.feed), original.open(MODULE, sample.feed)))
-        ladder.add(str(_TORCH), "export", str(MODULE), sample.survey.outputs, note=_in_fp64(truth, sample.gold))
+        ladder.add(str(_TORCH), "export", str(MODULE), sample.survey.outputs, note=ladder.in_fp64(truth))
     if str(reference) not in ladder.outputs:
         ladder.add(str(reference), "reference", str(_TORCH), sample.outputs)
     return str(reference)
@@ -219,18 +236,6 @@ def _unoptimised(model: Model, contender: Contender, sample: Sample, options: Op
         return backend_of(target).open(model, sample.survey.flat, target, run).run(sample.feed).outputs
     except (BackendFailed, BackendUnavailable):
         return None
-
-
-def _in_fp64(truth: Arrays, gold: Arrays) -> str:
-    """What the export computes in FP64, beside the module."""
-    apart = max((math.inf if o.comparison is None else o.comparison.rel_l2
-                 for o in judge_outputs(truth, gold, {}, DEFAULTS["fp64"])), default=math.nan)
-    if math.isnan(apart):
-        return ""
-    return _IN_FP64.format(
-        "computes what the module does" if apart <= _EXACT else
-        f"is off the module by {apart:.1e}: its constants are rounded to FP32" if apart <= _ROUNDED else
-        f"is off the module by {apart:.1e}: it computes something else")
 
 
 def _first_apart(sample: Sample, above: Session, own: Session, limit: float, memory: int) -> FirstBad | None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from onnx import numpy_helper
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 import parity
 from parity.backends.base import RunOptions
@@ -62,7 +63,7 @@ def rungs(report: Report) -> dict[str, Rung]:
 def scaled(proto: onnx.ModelProto) -> None:
     """The second layer's weight is half as large again."""
     for weight in proto.graph.initializer:
-        if weight.name == "2.weight":
+        if weight.name in ("2.weight", "b.weight"):
             weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight) * np.float32(1.5), weight.name))
 
 
@@ -95,6 +96,83 @@ def test_an_export_fault_enters_at_the_export() -> None:
     assert "computes something else" in found.note
     assert [r.name for r in report.ladder if not r.passed] == ["pytorch"]
     assert rungs(report)["module"].first_bad is None
+
+
+class Squashed(nn.Module):
+    """Ends in a softmax over features."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Linear(8, 8, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, 8] to [N, 8]."""
+        y: Tensor = self.a(x).softmax(-1)
+        return y
+
+
+def other_axis(proto: onnx.ModelProto) -> None:
+    """The softmax is over rows."""
+    softmax = next(n for n in proto.graph.node if n.op_type == "Softmax")
+    del softmax.attribute[:]
+    softmax.attribute.append(onnx.helper.make_attribute("axis", 0))
+
+
+def transposed(proto: onnx.ModelProto) -> None:
+    """The layer's weight is transposed."""
+    weight = next(w for w in proto.graph.initializer if list(w.dims) == [8, 8])
+    weight.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(numpy_helper.to_array(weight).T), weight.name))
+
+
+@pytest.mark.parametrize(("edit", "module", "file"), [
+    (other_axis, "with axis 1,", "and the .onnx with 0:"), (transposed, "with transB 0,", "and the .onnx with 1:")])
+def test_what_differs_is_told_with_the_module_as_the_truth(edit: Callable[[onnx.ModelProto], None], module: str,
+                                                           file: str) -> None:
+    """In the module's row the .onnx is what is wrong, and no operator of the module was computed wrongly."""
+    torch.manual_seed(0)
+    said = [d.message for d in of_module(Squashed().eval(), inputs(), edit=edit).candidates[0].diagnoses]
+    assert len(said) == 2
+    assert said[1].startswith("The module computes")
+    assert module in said[1]
+    assert file in said[1]
+    assert "was computed" not in " ".join(said)
+
+
+class Drawing(nn.Module):
+    """Draws random numbers for one of its outputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(8, 8), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Both outputs."""
+        y = torch.relu(self.a(x))
+        return self.b(F.dropout(y, 0.5)), self.b(y)
+
+
+def test_random_numbers_are_no_fault_of_the_export() -> None:
+    """Outputs that a Dropout in training mode makes are compared on no rung, and nothing is said against the export."""
+    torch.manual_seed(0)
+    report = of_module(Drawing().eval(), inputs(), ORT)
+    found = rungs(report)
+    module = report.candidates[0]
+    drawn, kept = (row.tensor for row in module.outputs)
+    assert [d.cause for d in module.diagnoses] == ["nondeterminism"]
+    assert module.first_bad is None
+    assert all(rung.passed and rung.first_bad is None for rung in found.values())
+    assert {rung.output for rung in found.values() if rung.above is not None} == {kept}
+    assert repr(drawn) in found["module:fp64"].note
+    assert "something else" not in found["pytorch"].note
+
+
+def test_an_export_fault_beside_random_numbers_is_told() -> None:
+    """A weight that the export scaled is its fault, though another output is drawn at random."""
+    torch.manual_seed(0)
+    report = of_module(Drawing().eval(), inputs(), edit=scaled)
+    bad = report.candidates[0].first_bad
+    assert bad is not None
+    assert bad.kind == "export"
 
 
 class Wide(nn.Module):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -194,7 +194,7 @@ _BAKED_IN = ("The export is not the module{}: on these inputs {!r} is right in F
 _RIGHT = 5e-7  # relative L2 in FP64, as `matching.TOLERANCE`
 
 
-def with_export_findings(candidate: Candidate, mapping: TensorMap) -> Candidate:
+def with_export_findings(candidate: Candidate, mapping: TensorMap, drawn: Collection[str] = ()) -> Candidate:
     """The module's row with the first tensor that its export computes otherwise.
 
     Where the outputs agree, a tensor that the FP32 run names and FP64 clears is named no more: that is rounding, or
@@ -203,9 +203,14 @@ def with_export_findings(candidate: Candidate, mapping: TensorMap) -> Candidate:
     Args:
         candidate: the module held against its export.
         mapping: of the two, made in FP64 at equal inputs, so that no runtime and no rounding is in its faults.
+        drawn: tensors that depend on random numbers, which the two draw differently: no fault of the export.
     """
-    if mapping.faults:
-        return _with_export_fault(candidate, mapping.faults[0])
+    faults = [m for m in mapping.matches.values() if not m.agrees]
+    if faults and faults[0].tensor not in drawn:
+        faults = list(mapping.faults)
+    fault = next((m for m in faults if m.tensor not in drawn), None)
+    if fault is not None:
+        return _with_export_fault(candidate, fault)
     match = None if candidate.first_bad is None else mapping.matches.get(candidate.first_bad.tensor)
     cleared = match is not None and match.agrees and candidate.verdict == "parity"
     return replace(candidate, first_bad=None, diagnoses=()) if cleared else candidate

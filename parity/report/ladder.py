@@ -22,7 +22,7 @@ _WITH: Mapping[Stage, str] = {
 
 def mark(rung: Rung) -> words.Mark:
     """How a rung did, at a glance."""
-    if rung.above is None:
+    if rung.above is None or rung.output is None:
         return "none"
     return "bad" if not rung.passed else "warn" if rung.first_bad is not None else "good"
 

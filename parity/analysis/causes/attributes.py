@@ -21,8 +21,9 @@ class Alternative:
 
     Attributes:
         cause: the name of the misunderstanding.
-        words: what it is, e.g. "axis 1 instead of -1".
+        words: what it is, e.g. "axis 1".
         stand: what then stands for the node.
+        instead: of what the graph has, e.g. "-1"; empty where `words` say that it is another.
         inputs: tensors that it reads and the graph does not have.
         numbers: figures for the evidence.
     """
@@ -30,6 +31,7 @@ class Alternative:
     cause: str
     words: str
     stand: Stand
+    instead: str = ""
     inputs: Mapping[str, np.ndarray] = field(default_factory=dict)
     numbers: Mapping[str, float] = field(default_factory=dict)
 
@@ -92,14 +94,14 @@ def alternatives(unit: Unit, node: Node) -> Iterator[Alternative]:
     for words, stand in other_roundings(node):
         yield Alternative("wrong-rounding", words, stand)
     if node.op == "Erf":
-        for words, function in (("GELU by tanh instead of erf", tanh_of_erf), ("GELU as x·σ(1.702 x)", quick_of_erf)):
-            yield Alternative("wrong-operator", words, function)
+        for words, function in (("GELU by tanh", tanh_of_erf), ("GELU as x·σ(1.702 x)", quick_of_erf)):
+            yield Alternative("wrong-operator", words, function, "erf")
     for op, attributes in _SWAPS.get(node.op, ()):
         kept = dict(attributes) if attributes or node.op not in _KEEPS else _plain(node)
         arguments = [n for n in node.inputs if n][:1] if op == "Identity" else list(node.proto.input)
         proto = helper.make_node(op, arguments, list(node.proto.output), node.proto.name, **kept)
         given = "".join(f" of {k} {v:g}" for k, v in attributes.items())
-        yield Alternative("wrong-operator", f"{op}{given} instead of {node.op}", _twin(node, proto))
+        yield Alternative("wrong-operator", f"{op}{given}", _twin(node, proto), node.op)
 
 
 # Taken for one another, they keep their attributes.
@@ -154,12 +156,12 @@ def _attribute_changes(unit: Unit, node: Node) -> Iterator[Alternative]:
         for value in _others(node, name, now, rank):
             told = value.decode() if isinstance(value, bytes) else value
             was = now.decode() if isinstance(now, bytes) else now
-            words = f"{name} {told} instead of {was}"
-            yield Alternative(_CAUSES.get(name, "wrong-attribute"), words, with_attribute(node, name, value))
+            yield Alternative(_CAUSES.get(name, "wrong-attribute"), f"{name} {told}",
+                              with_attribute(node, name, value), str(was))
     if node.op == "Transpose" and "perm" not in attributes_of(node) and rank > 1:
         for perm in _permuted(list(range(rank))[::-1]):
-            yield Alternative("wrong-permutation", f"perm {perm} instead of all axes reversed",
-                              with_attribute(node, "perm", perm))
+            yield Alternative("wrong-permutation", f"perm {perm}", with_attribute(node, "perm", perm),
+                              "all axes reversed")
 
 
 def _others(node: Node, name: str, now: object, rank: int) -> Iterator[object]:
@@ -244,7 +246,7 @@ def _axes_input(unit: Unit, node: Node) -> Iterator[Alternative]:
     now = [int(a) % read.ndim for a in axes]
     for other in _other_axes(now, read.ndim):
         name = f"{node.inputs[1]}/other"
-        yield Alternative("wrong-axis", f"axes {other} instead of {now}", with_input(node, 1, name),
+        yield Alternative("wrong-axis", f"axes {other}", with_input(node, 1, name), str(now),
                           {name: np.array(other)})
 
 
@@ -254,8 +256,8 @@ def _resizes(node: Node) -> Iterator[Alternative]:
     if node.op == "Upsample" or node.opset < 11:  # these have no attribute but the mode
         for mode in ("nearest", "linear"):
             if mode != texts.get("mode"):
-                words = f"mode {mode} instead of {texts.get('mode')}"
-                yield Alternative("wrong-resize-mode", words, with_attribute(node, "mode", mode))
+                yield Alternative("wrong-resize-mode", f"mode {mode}", with_attribute(node, "mode", mode),
+                                  texts.get("mode", ""))
         return
     choices = [("nearest", c, n, 0.0) for c, n in product(_COORDINATES, _NEAREST)]
     choices += [("linear", c, "", 0.0) for c in _COORDINATES]
@@ -271,7 +273,7 @@ def _resizes(node: Node) -> Iterator[Alternative]:
         other = node
         for name, value in changed.items():
             other = with_attribute(other, name, value)
-        yield Alternative("wrong-resize-mode", f"{', '.join(map(str, changed.values()))} instead of {was}", other)
+        yield Alternative("wrong-resize-mode", ", ".join(map(str, changed.values())), other, was)
 
 
 def _named_modes(texts: Mapping[str, str]) -> tuple[str, ...]:

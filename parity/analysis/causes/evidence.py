@@ -62,6 +62,7 @@ class Evidence:
         moved: how far (relative L2) watching moved the candidate's outputs; None where that is not known.
         again: runs the candidate once more, unwatched; None where it cannot be run.
         unoptimised: the same without the runtime's graph optimisation.
+        exported: the candidate is the module that the reference is an export of, and the reference is what is wrong.
     """
 
     reference: Model
@@ -78,6 +79,7 @@ class Evidence:
     moved: float | None = None
     again: Callable[[], Tensors] | None = None
     unoptimised: Callable[[], Tensors] | None = None
+    exported: bool = False
     _expected: dict[str, np.ndarray] = field(default_factory=dict, init=False, repr=False)
 
     @cached_property
@@ -146,6 +148,24 @@ class Evidence:
         changed = Model.from_proto(proto, self.reference.folder)
         value = np.asarray(self.shown[tensor]).astype(right.dtype)
         return distance(self.reference_outputs, outputs_of(changed, {**self.feed, tensor: value}))
+
+    def computed(self, where: str, words: str, instead: str, left: float, error: float) -> str:
+        """A sentence on what the two sides compute differently.
+
+        Args:
+            where: an operator.
+            words: with what the candidate computes it.
+            instead: of what the reference has; empty where `words` say that it is another.
+            left: relative L2 error of the candidate that this leaves.
+            error: that the reference's operator leaves.
+        """
+        if self.exported:
+            beside = f" with {instead}" if instead else " otherwise"
+            return (f"The module computes {where} with {words}, and the .onnx{beside}: that explains the module's "
+                    f"values to {left:.1e} (relative L2), where the .onnx leaves {error:.1e}.")
+        beside = f" instead of {instead}" if instead else ""
+        return (f"{where} was computed with {words}{beside}: that explains the candidate's values to {left:.1e} "
+                f"(relative L2), where the reference's operator leaves {error:.1e}.")
 
     def seen(self, name: str) -> np.ndarray | None:
         """What the candidate's operators read: a tensor that it shows, or an input; None where it is hidden."""

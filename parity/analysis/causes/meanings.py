@@ -32,15 +32,15 @@ def other_meaning(evidence: Evidence) -> Sequence[Diagnosis]:
         for alternative in chain(alternatives(unit, node), other_numbers(unit, node)):
             value = unit.tried({node.outputs[0]: alternative.stand}, alternative.inputs)
             if unit.explains(value):
-                return (_told(unit, node, alternative, value),)
+                return (_told(evidence, unit, node, alternative, value),)
     return ()
 
 
-def _told(unit: Unit, node: Node, alternative: Alternative, value: np.ndarray | None) -> Diagnosis:
+def _told(evidence: Evidence, unit: Unit, node: Node, alternative: Alternative,
+          value: np.ndarray | None) -> Diagnosis:
     left = relative(value, unit.candidate) if value is not None else np.inf
     where = f"{node.op} {node.label!r}" if node is unit.last else f"{node.op} {node.label!r} before it"
-    message = (f"{where} was computed with {alternative.words}: that explains the candidate's values to {left:.1e} "
-               f"(relative L2), where the reference's operator leaves {unit.error:.1e}.")
+    message = evidence.computed(where, alternative.words, alternative.instead, left, unit.error)
     return Diagnosis(alternative.cause, unit.tensor, message,
                      {"error": unit.error, "left": left, "floor": unit.floor, **alternative.numbers})
 

@@ -28,8 +28,8 @@ def other_numbers(unit: Unit, node: Node) -> Iterator[Alternative]:
                             _EPSILONS if name == "epsilon" else ())
             if found is not None:
                 cause = "wrong-epsilon" if name == "epsilon" else "wrong-attribute"
-                yield Alternative(cause, f"{name} {found:g} instead of {attribute.f:g}",
-                                  with_attribute(node, name, found), {}, {name: attribute.f, f"other_{name}": found})
+                yield Alternative(cause, f"{name} {found:g}", with_attribute(node, name, found),
+                                  f"{attribute.f:g}", {}, {name: attribute.f, f"other_{name}": found})
     for position, name in enumerate(node.inputs):
         constant = unit.bench.constant(name) if name else None
         if constant is None or constant.size != 1 or constant.dtype.kind != "f":
@@ -43,7 +43,7 @@ def other_numbers(unit: Unit, node: Node) -> Iterator[Alternative]:
             what = "epsilon" if epsilon else "constant"
             cause = "wrong-epsilon" if epsilon else "wrong-attribute" if node.op == "Clip" else "weights-differ"
             other = f"{name}/other"
-            yield Alternative(cause, f"{what} {found:g} instead of {now:g}", with_input(node, position, other),
+            yield Alternative(cause, f"{what} {found:g}", with_input(node, position, other), f"{now:g}",
                               {other: _like(constant, found)}, {what: now, f"other_{what}": found})
 
 

@@ -43,15 +43,14 @@ def other_weights(evidence: Evidence) -> Sequence[Diagnosis]:
             for change in _changes(unit, node, position, name, weight.astype(np.float64)):
                 value = unit.tried({}, {name: change.value}) if change.value is not None else None
                 if unit.explains(value) and value is not None:
-                    return (_told(unit, node, name, change, value),)
+                    return (_told(evidence, unit, node, name, change, value),)
     fitted = _by_channel(unit)
     return () if fitted is None else (fitted,)
 
 
-def _told(unit: Unit, node: Node, name: str, change: _Change, value: np.ndarray) -> Diagnosis:
+def _told(evidence: Evidence, unit: Unit, node: Node, name: str, change: _Change, value: np.ndarray) -> Diagnosis:
     left = relative(value, unit.candidate)
-    message = (f"{node.op} {node.label!r} was computed with weight {name!r} {change.words}: that explains the "
-               f"candidate's values to {left:.1e} (relative L2), where the reference's leaves {unit.error:.1e}.")
+    message = evidence.computed(f"{node.op} {node.label!r}", f"weight {name!r} {change.words}", "", left, unit.error)
     return Diagnosis("weights-differ", unit.tensor, message,
                      {"error": unit.error, "left": left, "floor": unit.floor, **change.numbers})
 
