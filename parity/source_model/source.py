@@ -7,7 +7,8 @@ import hashlib
 import inspect
 import re
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeAlias, cast
@@ -17,7 +18,7 @@ import torch
 from torch import nn
 from torch.export import ExportedProgram
 from torch.fx import GraphModule, Interpreter, Node
-from torch.utils._pytree import tree_flatten
+from torch.utils._pytree import tree_flatten, tree_map_only
 
 from parity.errors import FeedError, ModelError
 from parity.graph.ops.call import from_numpy, to_numpy
@@ -95,7 +96,8 @@ class SourceModel:
         """
         arguments, named = self.arguments(_tensors(feed))
         try:
-            return module(*arguments, **named)
+            with unchanged(module):
+                return tree_map_only(torch.Tensor, torch.clone, module(*arguments, **named))  # it may be a buffer
         except Exception as error:  # the user's own code may raise anything
             raise ModelError(f"{self.name} does not run on these inputs: {type(error).__name__}: {error}",
                              self._remedy(error, feed, (arguments, named)), frames_of(error)) from error
@@ -133,7 +135,7 @@ class SourceModel:
                           place=lambda: placed.place)
         owners = Owners(module)
         arguments, named = self.arguments(tensors)
-        with owners.watched():
+        with owners.watched(), unchanged(module):
             return record(lambda: self._guarded(lambda: module(*arguments, **named)), known, double=double,
                           place=owners.place, owners=owners)
 
@@ -161,6 +163,22 @@ class SourceModel:
         except Exception as error:
             raise ModelError(f"{self.name} fails while it is watched: {type(error).__name__}: {error}",
                              "Compare its outputs only, or give a .onnx alone.", frames_of(error)) from error
+
+
+@contextmanager
+def unchanged(module: nn.Module) -> Iterator[None]:
+    """Put a module's buffers back after a run, so that every run finds its caches and counters as they were given."""
+    held = {name: (buffer, buffer.detach().clone()) for name, buffer in module.named_buffers()}
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for name, buffer in module.named_buffers():
+                before, value = held.get(name, (buffer, buffer))
+                if buffer is not before or not torch.equal(before, value):
+                    before.copy_(value)
+                    path, _, own = name.rpartition(".")
+                    setattr(module.get_submodule(path), own, before)
 
 
 class _Placed(Interpreter):

@@ -93,3 +93,29 @@ class Following(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[2, 3] to the same."""
         return torch.tanh(x) + x.mean()
+
+
+def test_every_run_finds_the_buffers_as_they_were_given() -> None:
+    """A counter in place, a cache that is replaced, and a buffer that is returned: the same values from every run."""
+    class Counting(nn.Module):
+        n: Tensor
+        cache: Tensor
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("n", torch.ones(()))
+            self.register_buffer("cache", torch.zeros(2, 3))
+
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            self.n += 1
+            self.cache = self.cache + x
+            return self.cache * self.n, self.n
+
+    module = Counting().eval()
+    source, feed = source_of_module(module), {"x": np.ones((2, 3), np.float32)}
+    for _ in range(2):
+        values = source.run(feed)
+        np.testing.assert_array_equal(values[0], np.full((2, 3), 2.0))
+        assert values[1] == 2
+        source.trace(feed, double=True)
+    assert (float(module.n), float(module.cache.sum())) == (1.0, 0.0)
