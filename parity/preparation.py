@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from parity.analysis.match import common_names, comparable_tensors
+from parity.analysis.outputs import drawn_outputs
 from parity.analysis.tolerance import model_precision
 from parity.backends.base import Feed, RunOptions, Session, backend_of
 from parity.backends.captured import CapturedSession
@@ -115,7 +116,9 @@ def _of_original(original: Original, target: Target, surveyed: Survey, feed: Fee
     shown = frozenset(comparable_tensors(flat)) & original.mapping.matches.keys()
     precision = target.precision if target.precision != "fp32" else model_precision(flat)
     order = comparable_tensors(flat)
-    return Ready(original.open(target, feed), flat, shown, order, surveyed.sizes, precision, original.source.notes)
+    baked = () if drawn_outputs(flat) else original.mapping.notes  # two runs that draw differ anyway
+    return Ready(original.open(target, feed), flat, shown, order, surveyed.sizes, precision,
+                 (*original.source.notes, *baked))
 
 
 def _named(flat: Model) -> tuple[str, ...]:

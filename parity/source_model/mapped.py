@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch.utils._pytree import tree_flatten
 
 from parity.errors import ParityError
 from parity.graph.executor import Executor
 from parity.graph.feeds import seeded_feed
+from parity.graph.flatten import inline_functions
 from parity.graph.model import Model
+from parity.graph.ops.call import Arithmetic
 from parity.graph.survey import survey
 from parity.source_model.layout import Layout, distance
 from parity.source_model.mapping import How, Match, TensorMap
@@ -28,8 +32,10 @@ from parity.source_model.trace import Trace
 Arrays = Mapping[str, np.ndarray]
 # Relative L2 by which two FP32 runs of a network may differ that does not amplify rounding.
 _ROUNDING = 1e-5
+# The same in FP64 of a module and an export whose constants are rounded to FP32, with some slack for what amplifies.
+_ROUNDED = 1e-4
 # Of what is written; a map of another version is made anew.
-_VERSION = 2
+_VERSION = 3
 
 
 def mapped(source: SourceModel, model: Model, feed: Arrays, *, keep: bool = True) -> TensorMap:
@@ -54,8 +60,11 @@ def mapped(source: SourceModel, model: Model, feed: Arrays, *, keep: bool = True
             path.unlink(missing_ok=True)
     flat = survey(model, feed).flat
     control = _control(model, feed)
+    follows = _follows(source, flat, control)
     made = map_tensors(flat, feed, source.trace(feed, double=True), control, lambda: _trace(source, control),
-                       strict=not _follows(source, flat, control))
+                       strict=not follows)
+    if not follows and control is not None:
+        made = replace(made, elsewhere=_apart(source, model, control))
     if keep:
         _write(path, dumps(made))
     return made
@@ -65,7 +74,8 @@ def dumps(made: TensorMap) -> str:
     """A map as JSON."""
     found = {"version": _VERSION, "matches": [asdict(m) for m in made.matches.values()],
              "places": {n: asdict(p) for n, p in made.places.items()}, "onnx_runs": made.onnx_runs,
-             "module_runs": made.module_runs, "origin": None if made.origin is None else asdict(made.origin)}
+             "module_runs": made.module_runs, "elsewhere": made.elsewhere,
+             "origin": None if made.origin is None else asdict(made.origin)}
     return json.dumps(found)
 
 
@@ -81,7 +91,7 @@ def loads(text: str) -> TensorMap:
     matches = [_match(row) for row in found["matches"]]
     places = {name: Place(**place) for name, place in found["places"].items()}
     return TensorMap({m.tensor: m for m in matches}, places, found["onnx_runs"], found["module_runs"],
-                     None if found["origin"] is None else _match(found["origin"]))
+                     None if found["origin"] is None else _match(found["origin"]), found["elsewhere"])
 
 
 def _match(row: Mapping[str, Any]) -> Match:
@@ -119,6 +129,29 @@ def _follows(source: SourceModel, flat: Model, control: Arrays | None) -> bool:
     return len(ours) == len(theirs) and all(
         one.shape == other.shape and distance(torch.from_numpy(one), other) <= _ROUNDING
         for one, other in zip(ours, theirs, strict=True))
+
+
+def _apart(source: SourceModel, model: Model, control: Arrays) -> float | None:
+    """The largest relative L2 distance of an output of the export from the module's on other inputs, in FP64.
+
+    None where it is no more than constants rounded to FP32 explain, or one of the two does not run.
+    """
+    try:
+        returned = tree_flatten(source.called(source.wide, {n: _wide(v) for n, v in control.items()}))[0]
+        found = Executor(inline_functions(model), Arithmetic.DOUBLE).run(control)
+    except ParityError:
+        return None
+    ours = [leaf for leaf in returned if isinstance(leaf, torch.Tensor)]
+    theirs = [value for o in model.graph.outputs if isinstance(value := found[o.name], torch.Tensor)]
+    if len(ours) != len(theirs):
+        return None
+    apart = max((distance(one, other) for one, other in zip(ours, theirs, strict=True) if one.shape == other.shape),
+                default=0.0)
+    return apart if _ROUNDED < apart < math.inf else None
+
+
+def _wide(array: np.ndarray) -> np.ndarray:
+    return array.astype(np.float64) if array.dtype.kind == "f" else array
 
 
 def _key(source: SourceModel, model: Model, feed: Arrays) -> str:

@@ -66,6 +66,8 @@ class TensorMap:
         onnx_runs: full FP64 runs of the ONNX graph that it cost.
         module_runs: the same of the module.
         origin: where the first disagreement begins, which is no activation that is known; None where it is itself.
+        elsewhere: how far an output of the export is from the module's on other inputs (relative L2, FP64); None where
+            they agree there, or that could not be found out.
     """
 
     matches: Mapping[str, Match]
@@ -73,6 +75,17 @@ class TensorMap:
     onnx_runs: float = 1.0
     module_runs: int = 1
     origin: Match | None = None
+    elsewhere: float | None = None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader should know of the export."""
+        if self.elsewhere is None or any(not m.error < self.elsewhere / 10 for m in self.faults):
+            return ()  # what is wrong shows on these inputs
+        note = ("On other inputs, seeded ones of the same shapes, the export's outputs are off the module's by "
+                f"{self.elsewhere:.1e} (relative L2, in FP64), and not on these: something of the example that it "
+                "was exported on may be baked in. Compare on more of your own inputs (--input).")
+        return (note,)
 
     @property
     def unmatched(self) -> tuple[str, ...]:

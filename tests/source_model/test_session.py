@@ -119,3 +119,21 @@ def test_every_run_finds_the_buffers_as_they_were_given() -> None:
         assert values[1] == 2
         source.trace(feed, double=True)
     assert (float(module.n), float(module.cache.sum())) == (1.0, 0.0)
+
+
+def test_a_constant_baked_from_the_example_is_said() -> None:
+    """Right on the example, and on no other inputs: the map's notes say so; of an export that follows they are none."""
+    class Centred(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return (x - x.mean()) * 2.0
+
+    feed = {"x": np.linspace(0, 4, 12, dtype=np.float32).reshape(3, 4)}
+    weights = {"mean": np.float32(feed["x"].mean()), "two": np.float32(2)}
+    made = [node("Sub", ["x", "mean"], ["d"]), node("Mul", ["d", "two"], ["y"])]
+    right = [node("ReduceMean", ["x"], ["mean"], keepdims=0), *made]
+    baked = proto_of(made, [declared("x", (3, 4))], weights={n: np.asarray(v) for n, v in weights.items()})
+    follows = proto_of(right, [declared("x", (3, 4))], weights={"two": np.asarray(weights["two"])})
+    source = source_of_module(Centred())
+    (note,) = mapped(source, Model.from_proto(baked), feed, keep=False).notes
+    assert "baked in" in note
+    assert mapped(source, Model.from_proto(follows), feed, keep=False).notes == ()
