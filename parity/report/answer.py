@@ -118,13 +118,13 @@ def _look(shown: Candidate) -> str:
 
 
 def _between(found: FirstBad) -> str:
-    start = ", ".join(map(words.visible, found.after[:2])) or "the weights"
-    return (f"Look between {start} and {words.visible(found.tensor)}: have more tensors of these "
+    start = ", ".join(map(words.short, found.after[:2])) or "the weights"
+    return (f"Look between {start} and {words.short(found.tensor)}: have more tensors of these "
             f"{len(found.region):,} nodes shown or saved.")
 
 
 def _at(shown: Candidate, found: FirstBad) -> str:
-    place = words.visible(found.source or found.node or found.tensor)
+    place = words.short(found.source or found.node or found.tensor)
     op = words.visible(found.op) or "it"
     return {"implementation": f"Compare how {words.target(shown)} computes {op} at {place} with the model.",
             "precision": f"Look at the value range at {place}: the number format loses it.",

@@ -11,7 +11,8 @@ from parity.report import ladder as ways
 from parity.report import shares, words
 from parity.report.modules import depth
 from parity.report.record import Candidate, Report
-from parity.report.terminal import STYLES, columns, elided, elided_text, titled
+from parity.report.terminal import STYLES, columns, elided_text, titled
+from parity.report.words import elided
 
 
 def ladder(report: Report, chosen: int | None, width: int, *, verbose: bool) -> Iterable[RenderableType]:

@@ -47,7 +47,8 @@ def _row(candidate: Candidate) -> tuple[str, ...]:
             f"{_SIGNS[words.mark(candidate)]} {escaped(words.verdict(candidate))}",
             code(output.tensor) if output is not None else "–", words.number(error),
             escaped("–" if output is None else words.limit(output)),
-            "–" if found is None else f"{code(found.tensor)} ({escaped(found.op)}){words.or_hidden(found)}",
+            "–" if found is None else (
+                f"{code(words.short(found.tensor))} ({escaped(found.op)}){words.or_hidden(found)}"),
             words.timing(candidate))
 
 

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from parity.report import words
+from parity.report.words import elided
 
 STYLES: dict[words.Mark, str] = {"good": "bold green", "bad": "bold red", "warn": "bold yellow", "none": "dim"}
 
@@ -34,14 +35,6 @@ def columns(*names: str, numbers: Sequence[str]) -> Table:
 def elided_text(name: str, room: int) -> Text:
     """The name, elided, as text that no markup is read in."""
     return Text(elided(name, room))
-
-
-def elided(name: str, room: int) -> str:
-    """The name with its middle left out, since a tensor's beginning and end say which it is."""
-    if len(name) <= room:
-        return name
-    head = (room - 1) // 3
-    return f"{name[:head]}…{name[len(name) - (room - 1 - head):]}"
 
 
 def pairs(rows: Iterable[tuple[str, str]], emphasised: str) -> Table:

@@ -14,7 +14,8 @@ from rich.text import Text
 from parity.fixes.fix import Fix
 from parity.report import answer, repairs, sections, shares, words
 from parity.report.record import Candidate, Layer, Report
-from parity.report.terminal import STYLES, columns, elided, elided_text, pairs, titled
+from parity.report.terminal import STYLES, columns, elided_text, pairs, titled
+from parity.report.words import elided
 
 _ASCII = str.maketrans({"✓": "+", "✗": "x", "–": "-", "−": "-", "×": "x", "∞": "inf", "…": "~", "Δ": "d", "─": "-",
                         "·": "-", "→": ">"})

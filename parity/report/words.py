@@ -23,6 +23,7 @@ KINDS: dict[Kind, str] = {
     "export": "export: the ONNX model itself computes something else here than the module, whatever runs it",
 }
 
+_LONGEST = 80  # characters of a name in a sentence; tables and details have all of them
 _DIRECTIONS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
@@ -111,9 +112,22 @@ def verdict(candidate: Candidate) -> str:
             return f"parity: {plural(count, 'output')} within tolerance, no bad layer"
 
 
+def elided(name: str, room: int) -> str:
+    """The name with its middle left out, since a tensor's beginning and end say which it is."""
+    if len(name) <= room:
+        return name
+    head = (room - 1) // 3
+    return f"{name[:head]}…{name[len(name) - (room - 1 - head):]}"
+
+
+def short(name: str) -> str:
+    """A name as it stands in a sentence: visible, and its middle left out where it is very long."""
+    return elided(visible(name), _LONGEST)
+
+
 def blamed(found: FirstBad) -> str:
     """The first bad layer by tensor and operator, and that it may be a hidden one."""
-    name = f"{visible(found.tensor)} ({visible(found.op)})" if found.op else visible(found.tensor)
+    name = f"{short(found.tensor)} ({short(found.op)})" if found.op else short(found.tensor)
     return name + or_hidden(found)
 
 

@@ -107,3 +107,15 @@ def test_a_run_for_a_fix_that_found_none_or_needs_none() -> None:
 def test_an_interrupted_run_for_a_fix() -> None:
     """Whatever was found until then, the next step is to run it again."""
     assert "run the same command again" in answer.next_step(replace(samples.repaired(), partial=True))
+
+
+def test_a_very_long_name_is_shortened_in_sentences() -> None:
+    """Its beginning and its end say which it is; the table and the details have all of it."""
+    bad = samples.bad()
+    assert bad.first_bad is not None
+    name = "first/" + "x" * 500 + "/last"
+    long = replace(bad, first_bad=replace(bad.first_bad, tensor=name, node=name, source=None))
+    for said in (answer.next_step(samples.report(long)), answer.headline(samples.report(long))):
+        assert len(said) < 300
+        assert "first/" in said
+        assert "x/last" in said
