@@ -83,7 +83,7 @@ def compare(model: AnyModel | AnySource, inputs: AnyInputs | None = None, *,
     Raises:
         ParityError: an argument makes no sense, or the reference cannot run. What befalls a candidate is in the report.
     """
-    return compare_asked(Asked(model, inputs, candidates, reference, tolerance, judges, labels, calibration, shapes,
+    return compare_asked(Asked(model, candidates, inputs, reference, tolerance, judges, labels, calibration, shapes,
                                samples, seed, optimization, threads, fixes), progress)
 
 

@@ -48,8 +48,8 @@ class Asked:
     """
 
     model: AnyModel | AnySource
-    inputs: AnyInputs | None = None
     candidates: Sequence[AnyModel] = ()
+    inputs: AnyInputs | None = None
     reference: str = "pytorch"
     tolerance: AnyTolerance = ()
     judges: Sequence[str] = ()

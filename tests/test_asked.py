@@ -63,13 +63,13 @@ def test_files_are_told_from_targets_by_how_they_are_written(text: object, file:
 
 def test_all_that_was_asked_is_in_the_command() -> None:
     """Every argument that bears on the verdict, quoted; what is in memory has no command."""
-    asked = Asked("a b.onnx", None, ["onnxruntime:int8", "o'.onnx"], "pytorch:fp64", ["fp16", "top1=0.99"], ["top1"],
+    asked = Asked("a b.onnx", ["onnxruntime:int8", "o'.onnx"], None, "pytorch:fp64", ["fp16", "top1=0.99"], ["top1"],
                   "l.npy", Path("c"), {"x": [1, 2], "a=b": [3]}, 2, 7, "off", 4)
     assert shlex.split(asked.command()) == [
         "parity", "compare", "a b.onnx", "o'.onnx", "-r", "pytorch:fp64", "-c", "onnxruntime:int8", "--labels", "l.npy",
         "--calibration", "c", "--shape", "x=1x2", "--shape", "a=b=3", "--tolerance", "fp16", "--tolerance",
         "top1=0.99", "--judge", "top1", "--samples", "2", "--seed", "7", "--optimization", "off", "--threads", "4"]
     value: Any = object()
-    for memory in (Asked("m.onnx", {"x": 1}), Asked(value), Asked("m.onnx", labels=[1]),
+    for memory in (Asked("m.onnx", inputs={"x": 1}), Asked(value), Asked("m.onnx", labels=[1]),
                    Asked("m.onnx", candidates=[value]), Asked("m.onnx", calibration=[{"x": 1}])):
         assert memory.command() == ""

@@ -91,8 +91,9 @@ class Parity:
         """
         __tracebackhide__ = True
         try:
-            outcome = self.run(Case(model, candidates, inputs, tolerance, allow, reference, judges, labels, calibration,
-                                    shapes, samples, seed, optimization, threads, fixes, strict, baseline))
+            outcome = self.run(Case(
+                model, candidates, inputs, reference, tolerance, judges, labels, calibration, shapes, samples, seed,
+                optimization, threads, fixes, allow, strict, baseline))
         except ParityError as error:
             raise error.with_traceback(None) from None  # the same error, without frames of parity's own or below it
         if outcome.failure:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from os import PathLike, fspath
@@ -13,11 +13,7 @@ from typing import Literal, TypeAlias, TypeVar
 
 from parity.asked import (
     AnyInputs,
-    AnyLabels,
     AnyModel,
-    AnySamples,
-    AnySource,
-    AnyTolerance,
     Asked,
     check_choice,
     check_flag,
@@ -36,46 +32,28 @@ KEEPING: tuple[Keeping, ...] = ("optional", "required", "off")
 
 
 @dataclass(frozen=True)
-class Case:
+class Case(Asked):
     """What `parity.compare` takes, and what a test may ask beside; see `Parity.assert_parity`.
 
     Raises:
         UsageError: an argument is unknown or makes no sense.
     """
 
-    model: AnyModel | AnySource
     candidates: Sequence[AnyModel] = ("onnxruntime",)
-    inputs: AnyInputs | None = None
-    tolerance: AnyTolerance = ()
-    allow: Sequence[str] = ()
-    reference: str = "pytorch"
-    judges: Sequence[str] = ()
-    labels: AnyLabels | None = None
-    calibration: AnySamples | None = None
-    shapes: Mapping[str, Sequence[int]] | None = None
-    samples: int = 1
-    seed: int = 0
-    optimization: str = "all"
-    threads: int | None = None
     fixes: bool = True
+    allow: Sequence[str] = ()
     strict: bool = False
     baseline: Keeping = "optional"
 
     def __post_init__(self) -> None:
         """Look at everything that can be looked at while tests are collected."""
+        super().__post_init__()
         check_texts("allow", self.allow, '["tensorrt"]')
         check_flag("strict", self.strict)
         check_choice("baseline", self.baseline, KEEPING)
-        if not self.asked.candidates:
+        if not self.candidates:
             raise UsageError("candidates is empty, so there is nothing to compare",
                              'Give a list of targets and models, as in ["onnxruntime:int8", "other.onnx"].')
-
-    @property
-    def asked(self) -> Asked:
-        """What of it `parity.compare` takes."""
-        return Asked(self.model, self.inputs, self.candidates, self.reference, self.tolerance, self.judges, self.labels,
-                     self.calibration, self.shapes, self.samples, self.seed, self.optimization, self.threads,
-                     self.fixes)
 
 
 def located(case: Case, folder: Path) -> Case:
@@ -130,7 +108,7 @@ def command(case: Case, nodeid: str, folder: Path) -> str:
     Returns:
         `parity compare …` where everything is in files, else `pytest NODEID`.
     """
-    typed = case.asked.command(lambda path: _short(path, folder))
+    typed = case.command(lambda path: _short(path, folder))
     return f"{typed}{' --strict' * case.strict}" if typed else join(["pytest", nodeid])
 
 

@@ -77,7 +77,7 @@ def check(case: Case, place: Place) -> Outcome:
     """
     for target in case.allow:
         backend_of(Target.parse(target.rpartition(" on ")[2]))  # a misspelt one would allow nothing
-    report = replace(compare_asked(case.asked), command=command(case, place.nodeid, place.folder))
+    report = replace(compare_asked(case), command=command(case, place.nodeid, place.folder))
     if report.partial:
         raise KeyboardInterrupt
     missing = [c for c in report.candidates if c.status == "unavailable" and matches(c.target, case.allow)]
@@ -132,7 +132,7 @@ def _store(case: Case, report: Report, sound: Mapping[str, Candidate], known: Ba
     """Store the figures of what is within tolerance, beside those of targets that this run left out."""
     if not sound:
         return ()
-    model = model_of(case.asked)
+    model = model_of(case)
     fresh = {name: baseline_of(report, c, _noise(case, model, c)) for name, c in sound.items()}
     if {**known, **fresh} != known:
         save(place.baseline, {**known, **fresh})
@@ -140,7 +140,7 @@ def _store(case: Case, report: Report, sound: Mapping[str, Candidate], known: Ba
 
 
 def _noise(case: Case, model: Model, candidate: Candidate) -> dict[str, float]:
-    feed = first_feed(model, case.asked)
+    feed = first_feed(model, case)
     calibration = calibration_of(model, case.calibration)
     try:
         target = Target.parse(candidate.target.rpartition(" on ")[2])

@@ -72,7 +72,7 @@ def test_the_list_has_all_that_was_measured_with(command: CommandLine) -> None:
     case = pairs_in(toml)[0].case
     assert (case.model, case.calibration) == (model, folder / "cal.npz")
     assert (case.shapes, case.reference, case.seed, case.optimization) == ({"x": [4, 8]}, "pytorch:fp64", 3, "off")
-    assert compare_asked(case.asked).verdict == "parity"
+    assert compare_asked(case).verdict == "parity"
 
 
 @pytest.mark.parametrize("text", ["plain", 'a"b', "a\\b", "ü\n\t\x7f\x01", "名"])

@@ -36,8 +36,8 @@ def test_the_command_says_all_that_the_comparison_was_asked_for(
     (tmp_path / "sub").mkdir()
     monkeypatch.chdir(tmp_path / "sub")
     case = Case(tmp_path / "m.onnx", ["onnxruntime:int8", tmp_path / "o.onnx"], tmp_path / "in put.npz",
-                {"rel_l2": 1e-3}, ["tensorrt"], judges=["top1"], labels="l.npy", calibration="c", strict=True,
-                threads=2)
+                tolerance={"rel_l2": 1e-3}, allow=["tensorrt"], judges=["top1"], labels="l.npy", calibration="c",
+                strict=True, threads=2)
     assert command(case, "t.py::test", tmp_path) == (
         "parity compare m.onnx o.onnx -c onnxruntime:int8 --input 'in put.npz' --labels sub/l.npy --calibration sub/c "
         "--tolerance rel_l2=0.001 --judge top1 --threads 2 --strict")

@@ -43,7 +43,7 @@ name = "again"
         "a/net[onnxruntime]", "a/net[onnxruntime:int8]", "b/net[tensorrt:fp16]", "again[onnxruntime]",
         "again[onnxruntime:int8]"]
     assert pairs[0].case == Case(tmp_path / "a" / "net.onnx", ["onnxruntime"], tmp_path / "a" / "inputs.npz",
-                                 {"rel_l2": 1e-3}, ["tensorrt"])
+                                 tolerance={"rel_l2": 1e-3}, allow=["tensorrt"])
     assert pairs[1].case.tolerance == {"rel_l2": 0.5, "max_abs": 1.0}
     assert (pairs[2].case.tolerance, pairs[2].case.seed) == ("fp16", 4)
 
