@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,11 +14,17 @@ from parity.analysis.match import comparable_tensors
 from parity.analysis.measure import measure
 from parity.analysis.outputs import OutputFinding
 from parity.analysis.streams import Stream
+from parity.backends.base import Feed, OnTorch, Session, common_device
 from parity.errors import BackendFailed, ModelError, OutputError
 from parity.graph.store import TensorStore
 from parity.preparation import Ready
 from parity.report.record import Status
 from parity.sample import INTERRUPTED, Options, Sample
+
+if TYPE_CHECKING:
+    import torch
+
+    from parity.graph.device import Lying
 
 
 @dataclass(frozen=True)
@@ -60,15 +67,16 @@ def walk(sample: Sample, ready: Ready, what: str, unwatched: Mapping[str, np.nda
     wanted = comparable_tensors(flat)
     shown = TensorStore(options.run.memory) if keep else None
     watching = _Watching(unwatched, shown)
-    left = _stream(sample.session.watch(sample.feed, wanted, sample.survey.sizes), wanted, wanted, options)
-    right = _stream(watching.passing(ready.session.watch(sample.feed, ready.shown, ready.sizes)), ready.shown,
-                    ready.order, options)
+    there = common_device(sample.session, ready.session)
+    left = _stream(_chunks(sample.session, sample.feed, wanted, sample.survey.sizes, there), wanted, wanted, options)
+    chunks = _chunks(ready.session, sample.feed, ready.shown, ready.sizes, there)
+    right = _stream(watching.passing(chunks), ready.shown, ready.order, options)
     names = frozenset(comparable_tensors(ready.variant))
     found: list[Divergence] = []
     status: Status = "ok"
     reason = ""
     try:
-        for divergence in divergences(flat, ready.variant, sample.feed, left, right, names):
+        for divergence in divergences(flat, ready.variant, sample.feed, left, right, names, there):
             found.append(divergence)
             options.progress(what, len(found), len(ready.shown))
     except KeyboardInterrupt:
@@ -78,7 +86,15 @@ def walk(sample: Sample, ready: Ready, what: str, unwatched: Mapping[str, np.nda
     return Walk(found, watching.moved, shown, status, reason)
 
 
-def _stream(chunks: Iterator[Mapping[str, np.ndarray]], shown: Collection[str], order: Sequence[str],
+def _chunks(session: Session, feed: Feed, names: Collection[str], sizes: Mapping[str, int],
+            there: torch.device | None) -> Iterator[Mapping[str, Lying]]:
+    """A session's tensors, left on the device where all sides have them."""
+    if there is not None and isinstance(session, OnTorch):
+        return session.watch_there(feed, names)
+    return session.watch(feed, names, sizes)
+
+
+def _stream(chunks: Iterator[Mapping[str, Lying]], shown: Collection[str], order: Sequence[str],
             options: Options) -> Stream:
     return Stream(chunks, frozenset(shown), {name: i for i, name in enumerate(order)}, options.run.memory)
 
@@ -99,16 +115,16 @@ class _Watching:
         self.moved: float | None = None
         self._unwatched, self._shown = unwatched, shown
 
-    def passing(self, chunks: Iterator[Mapping[str, np.ndarray]]) -> Iterator[Mapping[str, np.ndarray]]:
+    def passing(self, chunks: Iterator[Mapping[str, Lying]]) -> Iterator[Mapping[str, Lying]]:
         """Pass the chunks on."""
         for chunk in chunks:
             for name in chunk.keys() & self._unwatched.keys():
                 self.moved = max(self.moved or 0.0, _distance(self._unwatched[name], chunk[name]))
             if self._shown is not None:
                 for name, value in chunk.items():
-                    self._shown.put(name, value)
+                    self._shown.put(name, np.asarray(value))
             yield chunk
 
 
-def _distance(gold: np.ndarray, other: np.ndarray) -> float:
+def _distance(gold: Lying, other: Lying) -> float:
     return measure(gold, other).rel_l2 if gold.shape == other.shape else math.inf

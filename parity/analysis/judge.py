@@ -25,6 +25,7 @@ from parity.analysis.tolerance import (
     half_floor,
     quantization_excess,
 )
+from parity.graph.device import HOST, Lying, lying
 from parity.graph.executor import Executor
 from parity.graph.graph import Node
 from parity.graph.ops.call import HALVES, Value, to_numpy
@@ -99,12 +100,13 @@ def _shaken(value: Value, seed: int) -> Value:
     if not isinstance(value, torch.Tensor) or value.dtype not in HALVES:
         return value
     form = HALF_FORMATS[str(value.dtype).removeprefix("torch.")]
-    signs = torch.randint(0, 2, value.shape, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+    bits = torch.randint(0, 2, value.shape, generator=torch.Generator().manual_seed(seed), device=HOST)
+    signs = bits.to(value.device) * 2 - 1
     step = (value.double().abs() * form.roundoff).clamp_min(2 * form.tiny)
     return value.double() + torch.where(value == 0, 1, signs) * step
 
 
-def judge(ruler: Ruler, index: int, candidate: np.ndarray) -> Judgement:
+def judge(ruler: Ruler, index: int, candidate: Lying) -> Judgement:
     """Apply the rule to output `index` of a node.
 
     Args:
@@ -116,7 +118,7 @@ def judge(ruler: Ruler, index: int, candidate: np.ndarray) -> Judgement:
         MatchError: the shapes differ.
         ModelError: the reference cannot evaluate the node on these inputs.
     """
-    gold = to_numpy(ruler.gold[index])
+    gold = lying(ruler.gold[index])
     if gold.dtype.kind != "f":
         return _judge_integers(ruler, index, gold, candidate)
     local = measure(gold, candidate)
@@ -126,11 +128,11 @@ def judge(ruler: Ruler, index: int, candidate: np.ndarray) -> Judgement:
     if candidate.dtype.name in HALF_FORMATS:
         return _judge_half(ruler, index, gold, candidate, local)
     if local.mismatched_nonfinite:
-        local = measure(to_numpy(ruler.declared[index]).astype(np.float64), candidate)
+        local = measure(lying(ruler.declared[index]).astype(np.float64), candidate)
         if local.mismatched_nonfinite:
             return Judgement(local, 0.0, None, math.inf, passed=False, nonfinite=True)
     error, norm = local.error_l2, local.reference_l2
-    if candidate.dtype == np.float64 and to_numpy(ruler.declared[index]).dtype == np.float64:
+    if candidate.dtype == np.float64 and lying(ruler.declared[index]).dtype == np.float64:
         floor = 4096 * FP64_ROUNDOFF * norm
     elif ruler.node.op in EXACT and not ruler.hidden:
         floor = 2.0**-126 * math.sqrt(gold.size)
@@ -141,8 +143,8 @@ def judge(ruler: Ruler, index: int, candidate: np.ndarray) -> Judgement:
     return Judgement(local, _relative(floor, norm), None, local.rel_l2, passed=error <= floor)
 
 
-def _fp32_floor(ruler: Ruler, index: int, gold: np.ndarray, norm: float) -> float:
-    noise = measure(gold, to_numpy(ruler.declared[index])).error_l2
+def _fp32_floor(ruler: Ruler, index: int, gold: Lying, norm: float) -> float:
+    noise = measure(gold, lying(ruler.declared[index])).error_l2
     first = next((v for v in ruler.wide if isinstance(v, torch.Tensor)), None)
     elements_in = first.numel() if first is not None else 1
     factor = fp32_factor(ruler.node.op, elements_in, gold.size, max(gold.shape, default=1))
@@ -150,9 +152,9 @@ def _fp32_floor(ruler: Ruler, index: int, gold: np.ndarray, norm: float) -> floa
     return fp32_floor(factor, noise, norm, gold.size, bounded=ruler.node.op in BOUNDED) + rounded_bias
 
 
-def _judge_half(ruler: Ruler, index: int, gold: np.ndarray, candidate: np.ndarray, local: Comparison) -> Judgement:
+def _judge_half(ruler: Ruler, index: int, gold: Lying, candidate: Lying, local: Comparison) -> Judgement:
     form = HALF_FORMATS[candidate.dtype.name]
-    emulated = to_numpy(ruler.declared[index])
+    emulated = lying(ruler.declared[index])
     explained = measure(gold, emulated)
     left = measure(emulated, candidate)
     if left.mismatched_nonfinite:
@@ -160,26 +162,26 @@ def _judge_half(ruler: Ruler, index: int, gold: np.ndarray, candidate: np.ndarra
     norm, noise = explained.reference_l2, explained.error_l2 if math.isfinite(explained.error_l2) else 0.0
     floor = half_floor(form, noise, 0.0, norm, gold.size)
     if left.error_l2 > floor:
-        shift = measure(gold, to_numpy(ruler.perturbed[index])).error_l2
+        shift = measure(gold, lying(ruler.perturbed[index])).error_l2
         floor = half_floor(form, noise, shift, norm, gold.size)
     norm = norm or 1.0
     return Judgement(local, _relative(floor, norm), explained.rel_l2, left.error_l2 / norm, left.error_l2 <= floor)
 
 
-def _judge_integers(ruler: Ruler, index: int, gold: np.ndarray, candidate: np.ndarray) -> Judgement:
+def _judge_integers(ruler: Ruler, index: int, gold: Lying, candidate: Lying) -> Judgement:
     local = measure(gold, candidate)
-    if local.identical or measure(to_numpy(ruler.declared[index]), candidate).identical:
+    if local.identical or measure(lying(ruler.declared[index]), candidate).identical:
         return Judgement(local, 0.0, None, 0.0, passed=True)
     if ruler.node.op in QUANTIZERS or "QLinear" in ruler.node.op:
         steps = unrounded(ruler, gold) if ruler.node.op in QUANTIZERS else None
         if steps is None:  # without the un-rounded value a step cannot be told from a rounding decision
             return Judgement(local, 1.0, 0.0, local.max_abs, passed=local.max_abs <= 1)
-        excess = quantization_excess(steps, candidate)
+        excess = quantization_excess(steps, np.asarray(candidate))
         return Judgement(local, EXCESS_LIMIT, 0.0, max(excess, 0.0), passed=excess <= EXCESS_LIMIT)
     return Judgement(local, 0.0, None, local.rel_l2, passed=False)
 
 
-def unrounded(ruler: Ruler, gold: np.ndarray) -> np.ndarray | None:
+def unrounded(ruler: Ruler, gold: Lying) -> np.ndarray | None:
     """What a quantiser is to round.
 
     Args:
@@ -213,9 +215,9 @@ def _beyond_range(local: Comparison, dtype: np.dtype) -> bool:
     return max(abs(local.min_reference), abs(local.max_reference)) > float(ml_dtypes.finfo(dtype).max)
 
 
-def _overflowed(gold: np.ndarray, dtype: np.dtype) -> np.ndarray:
+def _overflowed(gold: Lying, dtype: np.dtype) -> np.ndarray:
     """FP64 values beyond the range of the candidate's type are what rounding makes of them: infinite."""
-    info = ml_dtypes.finfo(dtype)
+    info, gold = ml_dtypes.finfo(dtype), np.asarray(gold)
     with np.errstate(invalid="ignore"):
         beyond = np.abs(gold) > float(info.max) * (1 + 2.0 ** -(info.nmant + 2))
     return np.where(beyond, np.copysign(np.inf, gold), gold)

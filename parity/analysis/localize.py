@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 import numpy as np
+import torch
 
 from parity.analysis.judge import Judgement, Ruler, judge
 from parity.analysis.match import draws_randomly, moves_only
@@ -17,6 +18,7 @@ from parity.analysis.outputs import drawn_tensors
 from parity.analysis.region import Region, region_of
 from parity.analysis.streams import Inputs, Rulers, Stream
 from parity.errors import MatchError, ModelError
+from parity.graph.device import Lying, lying
 from parity.graph.graph import Node
 from parity.graph.model import Model
 from parity.graph.ops.call import Value, is_tensor, to_numpy
@@ -69,7 +71,7 @@ class Divergence:
 
 
 def divergences(reference: Model, variant: Model, feed: Mapping[str, np.ndarray], expected: Stream, shown: Stream,
-                wanted: Collection[str]) -> Iterator[Divergence]:
+                wanted: Collection[str], device: torch.device | None = None) -> Iterator[Divergence]:
     """Compare every tensor that the candidate shows, in the order of the graph that it runs.
 
     Args:
@@ -79,9 +81,10 @@ def divergences(reference: Model, variant: Model, feed: Mapping[str, np.ndarray]
         expected: the reference's tensors.
         shown: the candidate's tensors.
         wanted: names to report on.
+        device: that both sides' tensors lie on, and where they are measured; None for the CPU.
     """
-    own = Rulers(variant)
-    original = None if variant is reference else Rulers(reference)
+    own = Rulers(variant, device)
+    original = None if variant is reference else Rulers(reference, device)
     inputs, drawn = Inputs(), drawn_tensors(variant)
     for fed, array in feed.items():
         inputs.show(fed, array, None)
@@ -119,12 +122,12 @@ def _estimate(inputs: Inputs, own: Rulers, name: str, ruler: Ruler, position: in
         inputs.estimate(name, ruler.gold[position], moved[position])
 
 
-def _of_own_type(ruler: Ruler, position: int, right: np.ndarray | None) -> np.ndarray | None:
+def _of_own_type(ruler: Ruler, position: int, right: Lying | None) -> Lying | None:
     """A value of the type that the model gives this tensor: the reference's, but where that may run in FP64."""
     if right is None or right.dtype != np.float64:
         return right
     try:
-        return to_numpy(ruler.declared[position])
+        return lying(ruler.declared[position])
     except ModelError:
         return right
 
@@ -152,7 +155,7 @@ def _places(variant: Model, reference: Model) -> dict[str, int]:
     return places
 
 
-def _divergence(ruler: Ruler, position: int, place: int, value: np.ndarray, right: np.ndarray | None, *, drawn: bool,
+def _divergence(ruler: Ruler, position: int, place: int, value: Lying, right: Lying | None, *, drawn: bool,
                 ) -> Divergence:
     judgement, shape_differs = None, False
     # What random numbers the candidate drew is known only where it shows them.
@@ -175,7 +178,7 @@ def _draws(ruler: Ruler) -> bool:
     return draws_randomly(op, training=op == "Dropout" and training is not None and bool(training))
 
 
-def _measured(right: np.ndarray | None, value: np.ndarray) -> Comparison | None:
+def _measured(right: Lying | None, value: Lying) -> Comparison | None:
     """The candidate against the reference; None where they cannot be compared."""
     if right is None or right.shape != value.shape:
         return None
@@ -185,22 +188,22 @@ def _measured(right: np.ndarray | None, value: np.ndarray) -> Comparison | None:
         return None
 
 
-def _split(found: Divergence, original: Rulers, inputs: Inputs, emulated: Value, value: np.ndarray) -> Divergence:
+def _split(found: Divergence, original: Rulers, inputs: Inputs, emulated: Value, value: Lying) -> Divergence:
     """Measure a variant's tensor against the reference's operator, and how much of that the formats explain."""
     node = original.model.graph.producer.get(found.tensor)
     ruler = None if node is None else original.at(node, inputs)
     if node is None or ruler is None:
         return found
     try:
-        gold = to_numpy(ruler.gold[list(node.proto.output).index(found.tensor)])
+        gold = lying(ruler.gold[list(node.proto.output).index(found.tensor)])
     except ModelError:  # inputs that a fault upstream made unusable
         return replace(found, node=node)
-    if gold.shape != value.shape or not is_tensor(emulated) or to_numpy(emulated).shape != value.shape:
+    if gold.shape != value.shape or not is_tensor(emulated) or lying(emulated).shape != value.shape:
         return replace(found, node=node)
-    return replace(found, node=node, local=measure(gold, value), precision=measure(gold, to_numpy(emulated)).rel_l2)
+    return replace(found, node=node, local=measure(gold, value), precision=measure(gold, lying(emulated)).rel_l2)
 
 
-def _with_error(found: Divergence, ruler: Ruler, position: int, value: np.ndarray) -> Divergence:
+def _with_error(found: Divergence, ruler: Ruler, position: int, value: Lying) -> Divergence:
     """Keep the error of a tensor to blame of which perhaps not every element is read."""
     if found.judgement is None or found.judgement.passed or value.dtype.kind == "O":
         return found

@@ -10,12 +10,15 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
 from parity.analysis.passes import EMPTY, Array, chunk_totals, fused_pass
 from parity.errors import MatchError
+
+if TYPE_CHECKING:
+    from parity.graph.device import Lying
 
 _SMALLEST_SQUARES = 1e-280  # a sum of squares below this may have lost terms under 2**-1074
 _LIKE_NORMS = 2.0**10  # up to this ratio of the norms, <r, c> from the three of them keeps 1e-10 of the cosine
@@ -119,8 +122,10 @@ METRICS: Mapping[str, Metric] = MappingProxyType({metric.name: metric for metric
 )})
 
 
-def measure(reference: Array, candidate: Array) -> Comparison:
+def measure(reference: Lying, candidate: Lying) -> Comparison:
     """Compares two tensors of one shape, of any memory layout and of dtypes that may differ.
+
+    Two on one device are compared there; of two that are not, what is not on the CPU is brought there.
 
     Booleans, integers, float16, bfloat16 and the smaller ml_dtypes are widened exactly; 64-bit integers are subtracted
     as integers, so `identical` and a small difference of large values are exact. A complex tensor counts as its real
@@ -140,6 +145,8 @@ def measure(reference: Array, candidate: Array) -> Comparison:
     if reference.shape != candidate.shape:
         raise MatchError(f"Shapes differ: reference {reference.shape}, candidate {candidate.shape}",
                          "Only tensors of the same shape can be compared element by element.")
+    if not (isinstance(reference, np.ndarray) and isinstance(candidate, np.ndarray)):
+        return _measure_placed(reference, candidate)
     if reference.dtype.char in "fd" and candidate.dtype.char in "fd":
         return _measure_floats(reference, candidate)
     kinds = reference.dtype.kind + candidate.dtype.kind
@@ -157,10 +164,10 @@ def measure(reference: Array, candidate: Array) -> Comparison:
 _Norms: TypeAlias = tuple[float, float, float, float, float]
 
 
-def _comparison(totals: tuple[Any, ...], x: Array, y: Array, shape: tuple[int, ...]) -> Comparison:
+def _comparison(totals: tuple[Any, ...], x: Lying, y: Lying, shape: tuple[int, ...]) -> Comparison:
     """The public result of one pass over the flat tensors x and y, which returned the fields of `Totals`."""
     (l1, _, _, _, max_abs, worst, min_r, max_r, min_c, max_c, nan_r, nan_c, inf_r, inf_c, mismatched, first) = totals
-    error, reference, candidate, rel_l2, cosine = _norms(totals) or _rescaled_norms(x, y)
+    error, reference, candidate, rel_l2, cosine = _norms(totals) or _rescaled_norms(np.ravel(x), np.ravel(y))
     if mismatched:
         l1 = max_abs = error = rel_l2 = math.inf
         cosine, worst = 0.0, first
@@ -249,6 +256,16 @@ def _measure_strings(reference: Array, candidate: Array) -> Comparison:
 def _no_common_measure(reference: Array, candidate: Array) -> MatchError:
     return MatchError(f"No measure compares {reference.dtype} with {candidate.dtype}",
                       "Compare numbers with numbers, or text with text.")
+
+
+def _measure_placed(reference: Lying, candidate: Lying) -> Comparison:
+    """Compares tensors of which one at least is not on the CPU."""
+    from parity.analysis.placed import placed_totals
+
+    totals = placed_totals(reference, candidate)
+    if totals is None:
+        return measure(np.asarray(reference), np.asarray(candidate))
+    return _comparison(totals, reference, candidate, reference.shape)
 
 
 def _measure_floats(reference: Array, candidate: Array) -> Comparison:

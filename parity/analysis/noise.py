@@ -18,6 +18,7 @@ import torch
 from parity.analysis.measure import measure
 from parity.analysis.tolerance import BOUNDED, EXACT
 from parity.errors import ModelError
+from parity.graph.device import HOST
 from parity.graph.executor import Executor
 from parity.graph.graph import Node
 from parity.graph.model import Model
@@ -90,7 +91,7 @@ class Movement:
         if value.dtype not in FLOATS or _whole(value):
             return value
         wide = value.to(torch.promote_types(value.dtype, torch.float32))
-        share, roundoff = self._share(value.shape).to(wide.dtype), torch.finfo(value.dtype).eps / 2
+        share, roundoff = self._share(value.shape).to(wide.device, wide.dtype), torch.finfo(value.dtype).eps / 2
         if op not in BOUNDED:
             return torch.addcmul(wide, wide, share, value=roundoff).to(value.dtype)
         reach = (wide.abs() * roundoff).clamp_(min=torch.finfo(wide.dtype).eps / 2)
@@ -98,7 +99,7 @@ class Movement:
 
     def _share(self, shape: torch.Size) -> torch.Tensor:
         """Numbers from -1 to 1, evenly distributed."""
-        start = int(torch.randint(_PERIOD, (), generator=self._random))
+        start = int(torch.randint(_PERIOD, (), generator=self._random, device=HOST))
         count = math.prod(shape)
         share = _pool()[start:start + min(count, _PERIOD)]
         return (share if count <= _PERIOD else share.repeat(-(-count // _PERIOD))[:count]).reshape(shape)
@@ -106,7 +107,7 @@ class Movement:
 
 @cache
 def _pool() -> torch.Tensor:
-    return torch.empty(2 * _PERIOD).uniform_(-1, 1, generator=torch.Generator().manual_seed(0))
+    return torch.empty(2 * _PERIOD, device=HOST).uniform_(-1, 1, generator=torch.Generator().manual_seed(0))
 
 
 def _whole(value: torch.Tensor) -> bool:

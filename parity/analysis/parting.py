@@ -129,7 +129,7 @@ def first_parting(flat: Model, names: Iterable[str], left: Stream, right: Stream
         a, b = left.pull(name), right.pull(name)
         left.drop(name)
         right.drop(name)
-        gaps = {} if a is None or b is None else gaps_of({name: a}, {name: b}, line_up)
+        gaps = {} if a is None or b is None else gaps_of({name: np.asarray(a)}, {name: np.asarray(b)}, line_up)
         limit = None if noise is None else max(SURELY_CLEAN, NOISE_FACTOR * noise.get(name, 0.0))
         if name in gaps and gaps[name].beyond(limit):
             node = flat.graph.producer[name]

@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -86,6 +86,11 @@ def numpy_pass(reference: Array, candidate: Array) -> Totals:
         with np.errstate(over="ignore", invalid="ignore"):
             gap = np.abs(c - r)
         parts.append(chunk_totals(r, c, gap, start))
+    return together(parts)
+
+
+def together(parts: Sequence[Totals]) -> Totals:
+    """The totals of at least one chunk, in their order, as those of one tensor."""
     columns = list(zip(*parts, strict=True))
     peak = max(parts, key=lambda part: part.max_abs)
     first_mismatch = next((part.first_mismatch for part in parts if part.mismatched), 0)

@@ -7,14 +7,15 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
+import torch
 
 from parity.analysis.judge import Ruler
 from parity.analysis.noise import Movement
 from parity.graph.constants import constant_values
-from parity.graph.executor import Executor
+from parity.graph.device import Lying, executor_on, moved, value_of
 from parity.graph.graph import Node
 from parity.graph.model import Model
-from parity.graph.ops.call import Arithmetic, Value, from_numpy, to_numpy
+from parity.graph.ops.call import Arithmetic, Value, to_numpy
 
 
 @dataclass
@@ -29,15 +30,15 @@ class Stream:
         values: what is held now.
     """
 
-    chunks: Iterator[Mapping[str, np.ndarray]]
+    chunks: Iterator[Mapping[str, Lying]]
     shown: frozenset[str]
     order: Mapping[str, int] = field(default_factory=dict)
     memory: int = 0
-    values: dict[str, np.ndarray] = field(default_factory=dict)
+    values: dict[str, Lying] = field(default_factory=dict)
     _held: int = 0
     _reached: int = -1
 
-    def pull(self, name: str) -> np.ndarray | None:
+    def pull(self, name: str) -> Lying | None:
         """The value of a tensor, reading on until it arrives; None where this side hides it.
 
         It hides what a chunk from further down the graph comes before, once much was read: to look for it to the end
@@ -70,12 +71,12 @@ class Inputs:
     narrow: dict[str, Value] = field(default_factory=dict)
     hidden: set[str] = field(default_factory=set)
 
-    def show(self, name: str, value: np.ndarray, like: np.ndarray | None) -> None:
+    def show(self, name: str, value: Lying, like: Lying | None) -> None:
         """Take a value that the candidate shows: as it is, and in the floating-point type of `like` if there is one."""
-        self.wide[name] = self.narrow[name] = from_numpy(value)
+        self.wide[name] = self.narrow[name] = value_of(value)
         other = like is not None and like.dtype != value.dtype and like.dtype.kind == "f"
         if like is not None and other and np.can_cast(value.dtype, like.dtype, "same_kind"):
-            self.narrow[name] = from_numpy(value.astype(like.dtype))
+            self.narrow[name] = value_of(value.astype(like.dtype))
 
     def estimate(self, name: str, gold: Value, declared: Value) -> None:
         """Stand in for a hidden tensor, so that the sub-graph up to the next shown one is judged as a whole."""
@@ -89,13 +90,20 @@ class Inputs:
 
 
 class Rulers:
-    """A flat model whose nodes can be evaluated, one at a time, at the candidate's inputs."""
+    """A flat model whose nodes can be evaluated, one at a time, at the candidate's inputs.
 
-    def __init__(self, model: Model) -> None:
+    Args:
+        model: which.
+        device: where to evaluate them; None for the CPU.
+    """
+
+    def __init__(self, model: Model, device: torch.device | None = None) -> None:
         self.model = model
-        self.gold = Executor(model, Arithmetic.DOUBLE)
-        self.declared = Executor(model)
-        self.moved = Executor(model, rounding=Movement(0))  # what a kernel nobody saw may have made of it
+        self.gold = executor_on(device, model, Arithmetic.DOUBLE)
+        self.declared = executor_on(device, model)
+        # What a kernel nobody saw may have made of it.
+        self.moved = executor_on(device, model, rounding=Movement(0))
+        self._device = device
 
     def at(self, node: Node, inputs: Inputs) -> Ruler | None:
         """The node at what the candidate's operator saw; None where one of its inputs was never seen."""
@@ -124,4 +132,5 @@ class Rulers:
     @cached_property
     def constants(self) -> dict[str, Value]:
         """Every tensor that no input can change, in its declared type."""
-        return constant_values(self.model)
+        values = constant_values(self.model)
+        return values if self._device is None else {n: moved(v, self._device) for n, v in values.items()}

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Literal, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 
@@ -16,6 +16,11 @@ from parity.errors import UsageError
 from parity.graph.model import Model
 from parity.graph.shapes import ShapeRange
 from parity.targets import Target
+
+if TYPE_CHECKING:
+    import torch
+
+    from parity.graph.device import Lying
 
 Feed = Mapping[str, np.ndarray]
 # Tensors of one stretch of the graph, by ONNX name.
@@ -164,6 +169,26 @@ class Session(Protocol):
             feed: the inputs.
             names: tensors wanted among the outputs; those that the runtime cannot show are left out.
         """
+
+
+@runtime_checkable
+class OnTorch(Protocol):
+    """A session whose tensors are torch's, and can be computed with where they lie.
+
+    Attributes:
+        device: where that is; None for the CPU.
+    """
+
+    device: torch.device | None
+
+    def watch_there(self, feed: Feed, names: Collection[str]) -> Iterator[Mapping[str, Lying]]:
+        """What `Session.watch` shows, not brought to the CPU."""
+
+
+def common_device(*sessions: Session) -> torch.device | None:
+    """The device, other than the CPU, that the tensors of all sessions lie on; None where there is no such one."""
+    devices = {session.device if isinstance(session, OnTorch) else None for session in sessions}
+    return devices.pop() if len(devices) == 1 else None
 
 
 def compiled_of(session: Session) -> Compiled:

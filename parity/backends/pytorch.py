@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import replace
-from functools import partial
+from collections.abc import Collection, Iterator, Mapping
 
 import numpy as np
 import torch
 
 from parity.backends.base import Capture, Chunk, Feed, RunOptions
 from parity.errors import BackendUnavailable
-from parity.graph.executor import Executor, Feedable, Step
-from parity.graph.graph import Graph, Node
+from parity.graph.device import HOST, Lying, executor_on, lying
+from parity.graph.executor import Executor
 from parity.graph.model import Model
-from parity.graph.ops.call import Arithmetic, Value, to_numpy
-from parity.graph.prepared import Prepared
+from parity.graph.ops.call import Arithmetic, Value, is_tensor, to_numpy
 from parity.targets import Target
 
 _ARITHMETIC = {"fp32": Arithmetic.DECLARED, "fp64": Arithmetic.DOUBLE}
@@ -47,14 +44,17 @@ class PyTorch:
 
 
 class TorchSession:
-    """One model on the executor."""
+    """One model on the executor.
+
+    Attributes:
+        device: where its tensors lie; None for the CPU.
+    """
 
     def __init__(self, model: Model, flat: Model, arithmetic: Arithmetic, options: RunOptions,
                  device: torch.device) -> None:
-        make = Executor if device.type == "cpu" else partial(OnDevice, device)
-        self._plain = make(model, arithmetic, seed=options.seed)
-        self._flat = make(flat, arithmetic, seed=options.seed)
-        self._device = device
+        self.device = None if device.type == HOST else device
+        self._plain = executor_on(self.device, model, arithmetic, seed=options.seed)
+        self._flat = executor_on(self.device, flat, arithmetic, seed=options.seed)
 
     def run(self, feed: Feed) -> Capture:
         """Run once, keeping only the outputs."""
@@ -66,72 +66,28 @@ class TorchSession:
 
     def watch(self, feed: Feed, names: Collection[str], sizes: Mapping[str, int]) -> Iterator[Chunk]:
         """Show the tensors one node at a time."""
+        for chunk in self.watch_there(feed, names):
+            yield {n: np.asarray(v) for n, v in chunk.items()}
+
+    def watch_there(self, feed: Feed, names: Collection[str]) -> Iterator[Mapping[str, Lying]]:
+        """The same, each tensor where it lies."""
         wanted = frozenset(names)
         for step in self._flat.steps(feed):
-            yield _arrays({n: v for n, v in step.values.items() if n in wanted})
+            yield {n: lying(v) for n, v in step.values.items() if n in wanted and is_tensor(v)}
 
     def _captured(self, executor: Executor, feed: Feed, names: Collection[str]) -> Capture:
         start = time.perf_counter()
         found = executor.run(feed, capture=names)
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
+        if self.device is not None and self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
         seconds = time.perf_counter() - start
         wanted = dict.fromkeys((*(o.name for o in executor.model.graph.outputs), *names))
         return Capture(_arrays({n: found[n] for n in wanted if n in found}), torch.__version__, self._named(), seconds)
 
     def _named(self) -> str:
-        if self._device.type != "cuda":
-            return self._device.type
-        return f"{self._device} ({torch.cuda.get_device_name(self._device)})"
-
-
-class OnDevice(Executor):
-    """The executor with its tensors on another device than the CPU.
-
-    What an operator makes elsewhere, as the numpy reference evaluator does, is brought there before it is read.
-
-    Args:
-        device: where tensors live.
-        model: what to run.
-        arithmetic: in which types.
-        seed: for the random operators.
-    """
-
-    def __init__(self, device: torch.device, model: Model, arithmetic: Arithmetic, *, seed: int = 0) -> None:
-        super().__init__(model, arithmetic, seed=seed, rounding=self._placed)
-        self.device = device
-        self._prepared: dict[Graph, Prepared] = {}
-
-    def run(self, feed: Feedable, capture: Collection[str] = ()) -> dict[str, Value]:
-        """Run the whole model, as `Executor.run` does."""
-        with self.device:
-            return super().run(feed, capture)
-
-    def steps(self, feed: Feedable, keep: Collection[str] = ()) -> Iterator[Step]:
-        """Run the model one node at a time, as `Executor.steps` does."""
-        walk = super().steps(feed, keep)
-        while True:
-            with self.device:  # not across a yield: it holds for all of this thread
-                step = next(walk, None)
-            if step is None:
-                return
-            yield step
-
-    def scope(self, feed: Feedable) -> dict[str, Value]:
-        """The inputs and the weights, there."""
-        return {name: _moved(value, self.device) for name, value in super().scope(feed).items()}
-
-    def prepared(self, graph: Graph) -> Prepared:
-        """What all runs share, its weights there."""
-        found = self._prepared.get(graph)
-        if found is None:
-            own = super().prepared(graph)
-            found = replace(own, weights={n: _moved(w, self.device) for n, w in own.weights.items()})
-            self._prepared[graph] = found
-        return found
-
-    def _placed(self, node: Node, inputs: Sequence[Value], outputs: list[Value]) -> list[Value]:
-        return [_moved(value, self.device) for value in outputs]
+        if self.device is None or self.device.type != "cuda":
+            return HOST
+        return f"{self.device} ({torch.cuda.get_device_name(self.device)})"
 
 
 def _device_of(name: str) -> torch.device:
@@ -147,12 +103,5 @@ def _device_of(name: str) -> torch.device:
     return torch.device(kind, int(number or 0)) if kind == "cuda" else torch.device("cpu")
 
 
-def _moved(value: Value, device: torch.device) -> Value:
-    if isinstance(value, list):
-        return [_moved(v, device) for v in value]
-    return value.to(device) if isinstance(value, torch.Tensor) else value
-
-
 def _arrays(values: Mapping[str, Value]) -> dict[str, np.ndarray]:
-    return {n: to_numpy(_moved(v, torch.device("cpu"))) for n, v in values.items()
-            if isinstance(v, torch.Tensor | np.ndarray)}
+    return {n: to_numpy(v) for n, v in values.items() if is_tensor(v)}

@@ -9,12 +9,10 @@ import pytest
 import torch
 
 from parity.backends.base import RunOptions
-from parity.backends.pytorch import OnDevice, PyTorch
+from parity.backends.pytorch import PyTorch
 from parity.errors import BackendUnavailable
-from parity.graph.executor import Executor
 from parity.graph.feeds import load_feed, seeded_feed
 from parity.graph.model import Model
-from parity.graph.ops.call import Arithmetic, Value, to_numpy
 from parity.graph.survey import survey
 from parity.targets import Target
 from tests.builders import CHAIN, chain
@@ -56,29 +54,6 @@ def test_devices_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     model = Model.from_proto(chain())
     with pytest.raises(BackendUnavailable, match="torch sees 1 GPUs, so there is no 'cuda:1'"):
         PyTorch().open(model, model, Target("pytorch", "cuda:1"), RunOptions())
-
-
-@pytest.mark.parametrize("folder", FIXTURE_FOLDERS, ids=lambda f: f.name)
-def test_placing_changes_no_value(folder: Path) -> None:
-    """The executor that places tensors, told to place them where they are, gives the executor's bits."""
-    model = Model.load(folder / "model.onnx")
-    feed, _ = load_feed(model, [str(folder / "inputs.npz")])
-    placing, plain = OnDevice(torch.device("cpu"), model, Arithmetic.DECLARED), Executor(model)
-    for mine, other in zip(placing.steps(feed), plain.steps(feed), strict=True):
-        for name, value in other.values.items():
-            np.testing.assert_array_equal(to_numpy(mine.values[name]), to_numpy(value), err_msg=name)
-
-
-def test_every_tensor_is_made_on_the_device() -> None:
-    """Weights, inputs, and what each operator makes are there; between two nodes the caller's own device is back."""
-    model = Model.from_proto(chain())
-    feed, _ = seeded_feed(model, 0)
-    made: dict[str, Value] = {}
-    for step in OnDevice(torch.device("meta"), model, Arithmetic.DECLARED).steps(feed):
-        made.update(step.values)
-        assert torch.ones(1).device.type == "cpu"
-    assert set(made) == set(CHAIN)
-    assert {v.device.type for v in made.values() if isinstance(v, torch.Tensor)} == {"meta"}
 
 
 def test_a_few_tensors_can_be_shown() -> None:

@@ -22,7 +22,7 @@ def as_real(value: Tensor | np.ndarray, dtype: torch.dtype) -> Tensor:
         value: a tensor, or an array of a type that torch lacks (4-bit integers, FP8).
         dtype: the floating-point type to hold them in.
     """
-    return (torch.from_numpy(value.astype(np.float32)) if isinstance(value, np.ndarray) else value).to(dtype)
+    return (torch.as_tensor(value.astype(np.float32)) if isinstance(value, np.ndarray) else value).to(dtype)
 
 
 def along(parameter: Tensor, shape: Sequence[int], axis: int, block: int = 0) -> Tensor:

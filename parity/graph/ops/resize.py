@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from parity.graph.ops.call import FLOATS, Call, Tensor, kernel
+from parity.graph.ops.call import FLOATS, Call, Tensor, kernel, to_numpy
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ class Interpolation:
         at = axis.coordinates(self.transformation, np.float32)
         # Before opset 11 nothing is said about rounding; runtimes take the floor, or the ceiling when shrinking.
         rounding = self.rounding if self.rounding != "old" else "ceil" if axis.scale < 1 else "floor"
-        return torch.from_numpy(_ROUNDINGS[rounding](at.astype(np.float64)).clip(0, axis.size - 1).astype(np.int64))
+        return torch.as_tensor(_ROUNDINGS[rounding](at.astype(np.float64)).clip(0, axis.size - 1).astype(np.int64))
 
     def weights(self, axis: Axis, dtype: type[np.floating]) -> tuple[Tensor, Tensor]:
         """The input elements that each output element mixes, and how much of each, both [resized, taps].
@@ -138,7 +138,7 @@ class Interpolation:
         if self.exclude_outside or self.antialias:
             weight = weight / weight.sum(1, keepdims=True)
         index = taps.clip(0, axis.size - 1).astype(np.int64)
-        return torch.from_numpy(index), torch.from_numpy(weight.astype(dtype))
+        return torch.as_tensor(index), torch.as_tensor(weight.astype(dtype))
 
     def along(self, x: Tensor, dim: int, axis: Axis) -> Tensor:
         """Resize one axis of a tensor."""
@@ -169,7 +169,7 @@ def resize(call: Call, x: Tensor, *inputs: Tensor | None) -> Tensor:
     if how.transformation == "tf_crop_and_resize":
         for dim, axis in axes.items():
             at = axis.coordinates(how.transformation, np.float32)
-            outside = torch.from_numpy((at < 0) | (at > axis.size - 1)).reshape([-1] + [1] * (x.ndim - 1 - dim))
+            outside = torch.as_tensor((at < 0) | (at > axis.size - 1)).reshape([-1] + [1] * (x.ndim - 1 - dim))
             y = torch.where(outside, torch.tensor(call.number("extrapolation_value"), dtype=y.dtype), y)
     return y.to(x.dtype)
 
@@ -198,7 +198,7 @@ def _axes(call: Call, x: Tensor, inputs: Sequence[Tensor | None]) -> dict[int, A
     if sizes is not None:
         factors, resized = _to_sizes(call.text("keep_aspect_ratio_policy", "stretch"), shape, sizes.tolist())
     elif scales is not None:
-        factors = scales.detach().numpy().astype(np.float32)
+        factors = to_numpy(scales).astype(np.float32)
         resized = [int(n * f) for n, f in zip(np.array(shape, np.float32), factors, strict=True)]
     else:
         raise NotImplementedError("Resize with neither scales nor sizes")
