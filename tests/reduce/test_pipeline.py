@@ -121,7 +121,7 @@ def test_the_files_come_together_or_not_at_all(tmp_path: Path) -> None:
         with pytest.raises(raised):
             broken_off(error)
         assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
-    repro_of(tmp_path, requantised(), order=Order(ONE_THREAD, Tolerance({"rel_l2": 1e-3})))
+    repro_of(tmp_path, fused())
     assert {path.name for path in folder.iterdir()} == before.keys() - {"reference.onnx"}
 
 
