@@ -45,7 +45,7 @@ def pytest_configure(config: pytest.Config) -> None:
                                        "its candidates, a test each; takes what parity.assert_parity does.")
     config.stash[TARGETS] = [t.strip() for text in config.getoption("parity_targets") for t in text.split(",")]
     _refuse_unknown(config.stash[TARGETS])
-    if config.getoption("parity") and not hasattr(config, "workerinput"):
+    if config.getoption("parity"):
         _add_lists(config)
 
 

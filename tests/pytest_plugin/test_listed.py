@@ -133,6 +133,19 @@ def test_the_list_at_the_root_is_found_beside_testpaths(project: Project) -> Non
     project.run("--parity", "tests").assert_outcomes(passed=1)
 
 
+@pytest.mark.parametrize(("folder", "arguments", "expected"), [
+    (".", ["-n", "2", "--dist", "loadfile"], 2), ("sub", ["-n", "1"], 2), (".", ["-n", "1", "tests"], 1)])
+def test_workers_run_the_list_that_one_process_would(
+        project: Project, monkeypatch: pytest.MonkeyPatch, folder: str, arguments: list[str], expected: int) -> None:
+    """A list that is dropped where tests are shared out would look like success."""
+    project.write("tox.ini", "[pytest]\ntestpaths = tests\n")
+    project.write("tests/test_plain.py", "def test_plain(): ...\n")
+    project.write("sub/test_plain.py", "def test_plain(): ...\n")
+    project.write("parity.toml", '[[model]]\npath = "good.onnx"\n')
+    monkeypatch.chdir(project.folder / folder)
+    project.run("--parity", *arguments).assert_outcomes(passed=expected)
+
+
 def test_no_list_at_all_is_an_error(project: Project) -> None:
     """A run that was to hold models to parity and found none has not passed."""
     result = project.run("--parity")
