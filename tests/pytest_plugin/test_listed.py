@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -147,10 +149,11 @@ def test_workers_run_the_list_that_one_process_would(
 
 
 def test_no_list_at_all_is_an_error(project: Project) -> None:
-    """A run that was to hold models to parity and found none has not passed."""
-    result = project.run("--parity")
+    """A run that was to hold models to parity and found none has not passed; what works without a list is named."""
+    result = project.run("--parity", "--parity-update")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     assert "no parity.toml" in result.stderr.str()
+    assert "`pytest --parity-update` stores their baselines" in result.stderr.str()
 
 
 def test_a_list_that_cannot_be_read_is_told_while_collecting(project: Project) -> None:
@@ -172,3 +175,17 @@ def test_listed_models_keep_baselines_beside_the_list(project: Project) -> None:
     assert len(stored) == 2
     assert stored[0].startswith("a-net-onnxruntime")
     project.run("--parity").assert_outcomes(passed=2)
+
+
+def test_the_command_that_is_told_stores_a_listed_models_baseline(project: Project) -> None:
+    """Missing or damaged: plain `pytest --parity-update` would not run the list."""
+    project.write("parity.toml", '[[model]]\npath = "good.onnx"\nbaseline = "required"\n')
+    for damage in ("", "{"):
+        if damage:
+            next((project.folder / "parity_baselines").rglob("*.json")).write_text(damage)
+        result = project.run("--parity")
+        result.assert_outcomes(failed=1)
+        told = re.search(r"tore it (?:anew )?with `pytest ([^`]*)`", result.stdout.str())
+        assert told is not None
+        project.run(*shlex.split(told[1])).assert_outcomes(passed=1)
+        project.run("--parity").assert_outcomes(passed=1)
