@@ -177,6 +177,14 @@ def test_listed_models_keep_baselines_beside_the_list(project: Project) -> None:
     project.run("--parity").assert_outcomes(passed=2)
 
 
+def test_the_listed_models_that_failed_run_again_alone_or_first(project: Project) -> None:
+    """`--lf` and `--ff` know them by their ids."""
+    project.write("parity.toml", '[[model]]\npath = "good.onnx"\n[[model]]\npath = "none.onnx"\n')
+    project.run("--parity").assert_outcomes(passed=1, failed=1)
+    project.run("--parity", "--lf").assert_outcomes(failed=1)
+    project.run("--parity", "--ff", "-x").assert_outcomes(failed=1)
+
+
 def test_the_command_that_is_told_stores_a_listed_models_baseline(project: Project) -> None:
     """Missing or damaged: plain `pytest --parity-update` would not run the list."""
     project.write("parity.toml", '[[model]]\npath = "good.onnx"\nbaseline = "required"\n')
