@@ -25,12 +25,13 @@ from parity.asked import (
     Values,
     is_file,
     is_path,
+    without_options,
 )
 from parity.backends.base import Feed, RunOptions, backend_of
 from parity.compare import Options, told_by
 from parity.compare import compare as compare_feeds
 from parity.contenders import Contender, Request, contenders_of, feeds_of, load_labels, of_original
-from parity.errors import FeedError, UsageError
+from parity.errors import FeedError, ParityError, UsageError
 from parity.graph.feeds import check_feed
 from parity.graph.model import Model
 from parity.original import Original, check_originals, is_original, original_of, read_example, source_of
@@ -93,6 +94,14 @@ def compare_asked(asked: Asked, progress: Progress = lambda what, done, total: N
     Raises:
         ParityError: as `compare`.
     """
+    try:
+        return _compared(asked, progress)
+    except ParityError as error:
+        error.message, error.hint = without_options(error.message), without_options(error.hint)
+        raise
+
+
+def _compared(asked: Asked, progress: Progress) -> Report:
     source = source_of(asked.model)
     loaded = _loaded(asked, source)
     targets = [Target.parse(c) for c in asked.candidates if isinstance(c, str) and not is_file(c)]

@@ -5,6 +5,7 @@ This is imported where pytest collects, so it imports nothing heavy.
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -37,6 +38,27 @@ IN_MEMORY: Final = "parity.compare(...) with the same arguments, which are in me
 OPTIMIZATIONS: Final = ("off", "basic", "extended", "all")
 MOST_THREADS: Final = 1024
 MOST_SEED: Final = 2**63 - 1  # what every runtime takes
+
+
+# Options of the command line, and the argument of `parity.compare` and key of parity.toml that is each.
+_ARGUMENTS: Final = {"--input": "inputs", "--labels": "labels", "--calibration": "calibration", "--shape": "shapes",
+                     "--tolerance": "tolerance", "--judge": "judges", "--samples": "samples", "--seed": "seed",
+                     "--optimization": "optimization", "--threads": "threads"}
+_OPTION = re.compile(rf"`?({'|'.join(_ARGUMENTS)})\b(?! \S+/)"
+                     r"(?: (off\b|FILE\b|[^\s=`]+=[^\s/`]+?|\S+\.npz))?`?(?=[\s.,;:)]|$)")
+
+
+def without_options(text: str) -> str:
+    """An error's text for Python and parity.toml, where what is an option of a command is an argument or a key."""
+    return _OPTION.sub(_argument, text)
+
+
+def _argument(option: re.Match[str]) -> str:
+    name, value = _ARGUMENTS[option[1]], option[2] or ""
+    if name == "shapes" and value:
+        tensor, _, sizes = value.rpartition("=")
+        return f'`{name}={{"{tensor}": [{sizes.replace("x", ", ")}]}}`'
+    return f'`{name}="{value}"`' if name == "optimization" and value else f"`{name}`"
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from parity.asked import MOST_SEED, Asked, is_file
+from parity.api import compare
+from parity.asked import MOST_SEED, Asked, is_file, without_options
 from parity.errors import UsageError
+from tests.builders import chain
 
 
 @pytest.mark.parametrize(("wrong", "said"), [
@@ -73,3 +75,22 @@ def test_all_that_was_asked_is_in_the_command() -> None:
     for memory in (Asked("m.onnx", inputs={"x": 1}), Asked(value), Asked("m.onnx", labels=[1]),
                    Asked("m.onnx", candidates=[value]), Asked("m.onnx", calibration=[{"x": 1}])):
         assert memory.command() == ""
+
+
+@pytest.mark.parametrize(("told", "expected"), [
+    ("Give them with --labels FILE.", "Give them with `labels`."),
+    ("Give --input FILE, or --shape a.b=1x3.", 'Give `inputs`, or `shapes={"a.b": [1, 3]}`.'),
+    ("Try `--optimization off`, or less.", 'Try `optimization="off"`, or less.'),
+    ("--shape and --samples are for seeded inputs", "`shapes` and `samples` are for seeded inputs"),
+    ("Check the shapes (`--shape`).", "Check the shapes (`shapes`)."),
+    ("Give --shape t=MIN/OPT/MAX", "Give --shape t=MIN/OPT/MAX"), ("Add --torch a:b", "Add --torch a:b")])
+def test_options_are_told_as_arguments(told: str, expected: str) -> None:
+    """What Python and parity.toml have a word for is told by it; what is for the command line only stays."""
+    assert without_options(told) == expected
+
+
+def test_an_error_in_python_names_arguments() -> None:
+    """There is no `--labels` to type there, nor in parity.toml."""
+    with pytest.raises(UsageError) as raised:
+        compare(chain(), candidates=["onnxruntime"], judges=["accuracy"])
+    assert raised.value.hint == "Give them with `labels`."

@@ -113,7 +113,7 @@ def load(path: Path) -> Baselines:
         return {}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UsageError(f"{path} is no baseline that can be read ({type(error).__name__}: {error})",
-                         "Restore it from version control, or store it anew with `pytest --parity-update`.") from None
+                         "Restore it from version control.") from None
 
 
 def _sensible(baseline: Baseline) -> Baseline:

@@ -45,7 +45,7 @@ def pytest_configure(config: pytest.Config) -> None:
                                        "its candidates, a test each; takes what parity.assert_parity does.")
     config.stash[TARGETS] = [t.strip() for text in config.getoption("parity_targets") for t in text.split(",")]
     _refuse_unknown(config.stash[TARGETS])
-    if config.getoption("parity") and not hasattr(config, "workerinput"):
+    if config.getoption("parity"):
         _add_lists(config)
 
 
@@ -74,7 +74,9 @@ def _add_lists(config: pytest.Config) -> None:
     known = (config.rootpath / FILE, config.rootpath / "pyproject.toml")
     listed = [path for path in known if path.is_file() and lists_models(path)]
     if not listed:
-        raise pytest.UsageError(f"--parity: {config.rootpath} has no {FILE}, nor a pyproject.toml with [tool.parity]")
+        raise pytest.UsageError(f"--parity runs models that are listed, and {config.rootpath} has no {FILE}, nor a "
+                                "pyproject.toml with [tool.parity]. Leave out --parity: tests with the fixture or the "
+                                "marker need none of it, and `pytest --parity-update` stores their baselines.")
     walked = [config.invocation_params.dir / Path(argument) for argument in config.args]
     config.args += [str(p) for p in listed if not any(p.is_relative_to(folder) for folder in walked)]
 

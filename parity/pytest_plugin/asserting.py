@@ -38,6 +38,8 @@ class Parity:
         self.reports: list[Report] = []
         self.missing: list[str] = []
         self._item = item
+        # As in one process: with `--dist loadgroup`, `item.nodeid` in a worker of xdist's ends in the group's name.
+        self._id = item.nodeid if item.parent is None else f"{item.parent.nodeid}::{item.name}"
         self._calls: Counter[str] = Counter()
 
     @property
@@ -115,14 +117,14 @@ class Parity:
         if not chosen:
             self._skip([f"--parity-targets {','.join(wanted)} leaves nothing to compare"])
         case = replace(case, candidates=chosen)
-        name = slug(self._item.nodeid.partition("::")[2])
+        name = slug(self._id.partition("::")[2])
         self._calls[name] += 1
         name += f"~{self._calls[name]}" if self._calls[name] > 1 else ""  # a sign that no name keeps
         config, path = self._item.config, self._item.path
         given = config.getoption("parity_report")
         outcome = check(case, Place(
             self._typed(), config.invocation_params.dir, path.parent / FOLDER / path.stem / f"{name}.json",
-            None if given is None else config.invocation_params.dir / given / _inside(self._item.nodeid) / name,
+            None if given is None else config.invocation_params.dir / given / _inside(self._id) / name,
             config.getoption("parity_update")))
         self.reports.append(outcome.report)
         self._note(outcome)
@@ -136,7 +138,7 @@ class Parity:
     def _typed(self) -> str:
         """The test's id as it is typed in the folder that pytest was called in."""
         path = os.path.relpath(self._item.path, self._item.config.invocation_params.dir)
-        return f"{path}::{self._item.nodeid.partition('::')[2]}"
+        return f"{path}::{self._id.partition('::')[2]}"
 
     def _skip(self, reasons: Iterable[str]) -> None:
         __tracebackhide__ = True

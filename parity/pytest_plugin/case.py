@@ -26,8 +26,8 @@ from parity.errors import UsageError
 # Whether a comparison is held against its baseline: where there is one, always, or never.
 Keeping: TypeAlias = Literal["optional", "required", "off"]
 _Value = TypeVar("_Value")
-# A name from whose file name it can be read again.
-_PLAIN = re.compile(r"[a-z_]\w*(::[a-z_]\w*)*(\[[\w.@=,+-]*\])?", re.ASCII | re.IGNORECASE)
+# A name from whose file name it can be read again, also where file systems take capitals for small letters.
+_PLAIN = re.compile(r"[a-z_][a-z0-9_]*(::[a-z_][a-z0-9_]*)*(\[[a-z0-9_.@=,+-]*\])?")
 KEEPING: tuple[Keeping, ...] = ("optional", "required", "off")
 
 
@@ -89,7 +89,7 @@ def matches(target: str, wanted: Iterable[str]) -> bool:
 
 
 def slug(name: str) -> str:
-    """A test's name as one file name: another for every name, by a hash where characters had to go."""
+    """A test's name as one file name: another for every name, by a hash where characters had to go or are capitals."""
     plain = name.replace("::", ".").replace("[", "-", 1).removesuffix("]")
     if _PLAIN.fullmatch(name) and len(plain) <= 100:
         return plain

@@ -45,6 +45,16 @@ class Place:
     reports: Path | None
     update: bool
 
+    @property
+    def again(self) -> str:
+        """What to type to run the test again."""
+        return shlex.join(["pytest", self.nodeid])
+
+    @property
+    def storing(self) -> str:
+        """What to type to store its baseline: with the test's id, models that are listed take no `--parity`."""
+        return f"{self.again} --parity-update"
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -98,8 +108,7 @@ def check(case: Case, place: Place) -> Outcome:
     written = _written(report, place.reports, html=bool(failing or drifted))
     said = failure(report, failing, written) if failing else ""
     if drifted and not failing:
-        again = shlex.join(["pytest", place.nodeid])
-        said = regression(report, *drifted[0], place.baseline, again, written)  # one target's is enough to act on
+        said = regression(report, *drifted[0], place.baseline, place.again, written)  # one target's is enough to act on
     diverged = any(c.status == "ok" for c in failing)  # what never ran is an error, as in the report
     verdict = "divergence" if diverged else "regression" if drifted and not failing else report.verdict
     left_out = tuple(f"{words.target(c)}: {words.line(c.reason)}" for c in missing)
@@ -121,10 +130,10 @@ def _readable(place: Place) -> Baselines:
     """The baselines so far; what is stored anew need not be read."""
     try:
         return load(place.baseline)
-    except UsageError:
+    except UsageError as error:
         if place.update:
             return {}
-        raise
+        raise UsageError(error.message, f"{error.hint} Or store it anew with `{place.storing}`.") from None
 
 
 def _store(case: Case, report: Report, sound: Mapping[str, Candidate], known: Baselines,
@@ -160,7 +169,7 @@ def _absent(case: Case, sound: Mapping[str, Candidate], known: Baselines, place:
     lacking = [name for name in sound if name not in known]
     if lacking and case.baseline == "required":
         raise UsageError(f"there is no baseline of {', '.join(lacking)} at {place.baseline}",
-                         "Store it with `pytest --parity-update`, look at it, and commit it.")
+                         f"Store it with `{place.storing}`, look at it, and commit it.")
     return (f"{', '.join(lacking)} without a baseline",) if lacking and place.baseline.parent.is_dir() else ()
 
 
@@ -175,19 +184,19 @@ def _drifted(report: Report, sound: Mapping[str, Candidate], known: Baselines, p
             raise UsageError(
                 f"the baseline of {name} at {place.baseline} was taken with other inputs: "
                 f"{baseline.samples} × {', '.join(baseline.inputs)}",
-                "Give the same inputs, or store it anew with `pytest --parity-update`.")
+                f"Give the same inputs, or store it anew with `{place.storing}`.")
         lost = uncovered(baseline, candidate)
         if lost:
             raise UsageError(
                 f"the baseline of {name} at {place.baseline} says nothing of {', '.join(lost)}, which it is to hold",
-                "Store it anew with `pytest --parity-update`.")
+                f"Store it anew with `{place.storing}`.")
         partial = partial_cover(baseline, candidate)
         if partial:
-            again = shlex.join(["pytest", place.nodeid, "--parity-update"])
-            notes.append(f"the baseline of {name} covers only part of the model: {partial}; `{again}` stores it anew")
+            notes.append(f"the baseline of {name} covers only part of the model: {partial}; `{place.storing}` stores "
+                         "it anew")
         moved = worse(baseline, candidate)
         if moved:
             found.append((candidate, moved, baseline))
         elif any(d.output for d in better(baseline, candidate)):
-            notes.append(f"{name} is better than its baseline: `pytest --parity-update` keeps it so")
+            notes.append(f"{name} is better than its baseline: `{place.storing}` keeps it so")
     return tuple(found), tuple(notes)

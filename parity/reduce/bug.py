@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,32 +77,50 @@ class Story:
 
     @property
     def structure(self) -> str:
-        """Which operators two models do not share in the part; empty where they do, or it is a variant of one model."""
+        """Which operators two models do not share in the part, or which of its nodes read other tensors.
+
+        Empty where they share them, or it is a variant of one model.
+        """
         if self.contender.model is None or self.limited or not self.differs:
             return ""
         own, other = (Counter(n.op for n in m.graph.nodes) for m in (self.shown.part.candidate,
                                                                      self.shown.part.reference))
+        if own == other:
+            swapped = "; ".join(self._rewired())
+            return f"The two models differ in structure here: {swapped}." if swapped else ""
         said = [f"{word} {', '.join(ops.elements())}" for word, ops in (("lacks", other - own), ("has", own - other))
                 if ops]
         besides = f"`repro.onnx` {' and '.join(said)}{', which the reference model has not' * bool(own - other)}"
-        return f"The two models differ in structure here: {besides}." if said else ""
+        return f"The two models differ in structure here: {besides}."
+
+    def _rewired(self) -> Iterator[str]:
+        """Where a node reads another tensor than the reference's, and both models have both: no mere other name."""
+        shared = _tensors(self.sides.candidate) & _tensors(self.sides.judge)
+        theirs = self.shown.part.reference.graph.producer
+        for node in self.shown.part.nodes:
+            twin = theirs.get(node.outputs[0])
+            if twin is None or twin.op != node.op or len(twin.inputs) != len(node.inputs):
+                continue
+            pairs = zip(node.inputs, twin.inputs, strict=True)
+            yield from (f"input {place} of {node.op} {node.outputs[0]!r} is {own!r}, in the reference model {other!r}"
+                        for place, (own, other) in enumerate(pairs) if own != other and {own, other} <= shared)
 
     @property
     def differs(self) -> bool:
         """Whether what runs is another graph than what it is judged by."""
         return self.sides.candidate is not self.sides.judge or self.limited
 
-    def markdown(self, repro: str, reference: Ending | None) -> str:
+    def markdown(self, hashes: Mapping[str, str], reference: Ending | None) -> str:
         """The whole text.
 
         Args:
-            repro: SHA-256 of repro.onnx, in hex.
+            hashes: of the models beside it: file → SHA-256, in hex.
             reference: what the test came to on reference.onnx; None where there is none.
         """
-        return "\n".join(_lines(self, repro, reference)) + "\n"
+        return "\n".join(_lines(self, hashes, reference)) + "\n"
 
 
-def _lines(story: Story, repro: str, reference: Ending | None) -> Iterator[str]:
+def _lines(story: Story, hashes: Mapping[str, str], reference: Ending | None) -> Iterator[str]:
     shown = story.shown
     yield f"# {story.title}"
     yield ""
@@ -131,8 +149,15 @@ def _lines(story: Story, repro: str, reference: Ending | None) -> Iterator[str]:
     if shown.version:
         yield f"* {story.sides.target.backend} {shown.version} on {shown.device}"
     yield from (f"* {name}: {value}" for name, value in environment(story.options).items() if value)
-    yield from ("", f"`repro.onnx` has SHA-256 {repro}.",
-                f"{SIGNATURE}, candidate `{story.contender.target}`, from {_origin(story)}.")
+    yield ""
+    yield from (f"`{name}` has SHA-256 {digest}." for name, digest in hashes.items())
+    yield (f"{SIGNATURE}, candidate `{story.contender.target}`, from {_origin(story)}.")
+
+
+def _tensors(model: Model) -> set[str]:
+    """Names of all that a node of the main graph may read."""
+    graph = model.graph
+    return {i.name for i in graph.inputs} | graph.initializers.keys() | graph.producer.keys()
 
 
 def _origin(story: Story) -> str:

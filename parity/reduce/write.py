@@ -83,8 +83,9 @@ def write_report(story: Story, reference: Ending | None, folder: Path) -> None:
     Raises:
         OutputError: it cannot be written.
     """
-    repro = sha256((folder / "repro.onnx").read_bytes()).hexdigest()
-    write_text(story.markdown(repro, reference), folder / "BUG.md")
+    hashes = {path.name: sha256(path.read_bytes()).hexdigest()
+              for path in (folder / "repro.onnx", folder / "reference.onnx") if path.is_file()}
+    write_text(story.markdown(hashes, reference), folder / "BUG.md")
 
 
 def write_repro(shown: Shown, story: Story, folder: Path) -> bool:

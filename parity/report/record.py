@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -233,16 +234,16 @@ class Report:
             raise UsageError(f"the report is damaged ({error})", "Run `parity compare` again.") from error
 
     @staticmethod
-    def load(path: Path) -> Report:
+    def load(path: str | PathLike[str]) -> Report:
         """Read a report.json.
 
         Raises:
             UsageError: the file is missing, or not a report.
         """
         try:
-            return Report.from_json(path.read_text(encoding="utf-8"))
+            return Report.from_json(Path(path).read_text(encoding="utf-8"))
         except OSError as error:
-            hint = f"Give {path / 'report.json'}." if path.is_dir() else "Check the path."
+            hint = f"Give {Path(path) / 'report.json'}." if Path(path).is_dir() else "Check the path."
             raise UsageError(f"cannot read {path} ({error.strerror or error})", hint) from error
         except UnicodeDecodeError as error:
             raise UsageError(f"{path} is no report", "Give the report.json of `parity compare`.") from error

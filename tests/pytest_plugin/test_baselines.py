@@ -44,6 +44,16 @@ def test_the_file_is_small_readable_and_stored_again_the_same(kept: Project) -> 
     assert (kept.folder / STORED).stat().st_mtime_ns == written
 
 
+def test_groups_of_workers_hold_a_test_against_the_baseline_that_it_has_alone(kept: Project) -> None:
+    """With `--dist loadgroup` a worker calls the test otherwise; file and command stay what they are without it."""
+    path = kept.folder / "test_models.py"
+    path.write_text(path.read_text().replace("def test_it", "@pytest.mark.xdist_group('models')\ndef test_it"))
+    kept.candidate("w1")
+    result = kept.run("-n", "1", "--dist", "loadgroup")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["E *baseline *test_it.json; `pytest test_models.py::test_it --parity-update` *"])
+
+
 def test_the_same_run_again_passes(kept: Project) -> None:
     """What was accepted is accepted."""
     result = kept.run()

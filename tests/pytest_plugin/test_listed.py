@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -133,11 +135,25 @@ def test_the_list_at_the_root_is_found_beside_testpaths(project: Project) -> Non
     project.run("--parity", "tests").assert_outcomes(passed=1)
 
 
+@pytest.mark.parametrize(("folder", "arguments", "expected"), [
+    (".", ["-n", "2", "--dist", "loadfile"], 2), ("sub", ["-n", "1"], 2), (".", ["-n", "1", "tests"], 1)])
+def test_workers_run_the_list_that_one_process_would(
+        project: Project, monkeypatch: pytest.MonkeyPatch, folder: str, arguments: list[str], expected: int) -> None:
+    """A list that is dropped where tests are shared out would look like success."""
+    project.write("tox.ini", "[pytest]\ntestpaths = tests\n")
+    project.write("tests/test_plain.py", "def test_plain(): ...\n")
+    project.write("sub/test_plain.py", "def test_plain(): ...\n")
+    project.write("parity.toml", '[[model]]\npath = "good.onnx"\n')
+    monkeypatch.chdir(project.folder / folder)
+    project.run("--parity", *arguments).assert_outcomes(passed=expected)
+
+
 def test_no_list_at_all_is_an_error(project: Project) -> None:
-    """A run that was to hold models to parity and found none has not passed."""
-    result = project.run("--parity")
+    """A run that was to hold models to parity and found none has not passed; what works without a list is named."""
+    result = project.run("--parity", "--parity-update")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     assert "no parity.toml" in result.stderr.str()
+    assert "`pytest --parity-update` stores their baselines" in result.stderr.str()
 
 
 def test_a_list_that_cannot_be_read_is_told_while_collecting(project: Project) -> None:
@@ -159,3 +175,25 @@ def test_listed_models_keep_baselines_beside_the_list(project: Project) -> None:
     assert len(stored) == 2
     assert stored[0].startswith("a-net-onnxruntime")
     project.run("--parity").assert_outcomes(passed=2)
+
+
+def test_the_listed_models_that_failed_run_again_alone_or_first(project: Project) -> None:
+    """`--lf` and `--ff` know them by their ids."""
+    project.write("parity.toml", '[[model]]\npath = "good.onnx"\n[[model]]\npath = "none.onnx"\n')
+    project.run("--parity").assert_outcomes(passed=1, failed=1)
+    project.run("--parity", "--lf").assert_outcomes(failed=1)
+    project.run("--parity", "--ff", "-x").assert_outcomes(failed=1)
+
+
+def test_the_command_that_is_told_stores_a_listed_models_baseline(project: Project) -> None:
+    """Missing or damaged: plain `pytest --parity-update` would not run the list."""
+    project.write("parity.toml", '[[model]]\npath = "good.onnx"\nbaseline = "required"\n')
+    for damage in ("", "{"):
+        if damage:
+            next((project.folder / "parity_baselines").rglob("*.json")).write_text(damage)
+        result = project.run("--parity")
+        result.assert_outcomes(failed=1)
+        told = re.search(r"tore it (?:anew )?with `pytest ([^`]*)`", result.stdout.str())
+        assert told is not None
+        project.run(*shlex.split(told[1])).assert_outcomes(passed=1)
+        project.run("--parity").assert_outcomes(passed=1)

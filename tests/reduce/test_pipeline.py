@@ -84,10 +84,11 @@ def test_the_bug_report_tells_what_is_needed(wrong_weight: Repro) -> None:
         assert words in text
     folder = wrong_weight.written["BUG.md"].parent
     hashes = [sha256(path.read_bytes()).hexdigest() for path in (
-        folder / "repro.onnx", folder.parent / "other.onnx", folder.parent / "model.onnx")]
-    *_, first, last = text.splitlines()
+        folder / "repro.onnx", folder / "reference.onnx", folder.parent / "other.onnx", folder.parent / "model.onnx")]
+    *_, first, second, last = text.splitlines()
     assert first == f"`repro.onnx` has SHA-256 {hashes[0]}."
-    assert last.index(hashes[1][:16]) < last.index("held against") < last.index(hashes[2][:16])
+    assert second == f"`reference.onnx` has SHA-256 {hashes[1]}."
+    assert last.index(hashes[2][:16]) < last.index("held against") < last.index(hashes[3][:16])
 
 
 def test_a_reference_that_does_not_run_is_neither_right_nor_wrong(wrong_weight: Repro, tmp_path: Path) -> None:
@@ -99,7 +100,7 @@ def test_a_reference_that_does_not_run_is_neither_right_nor_wrong(wrong_weight: 
     assert (verified.repro.outcome, verified.shown) == ("wrong", True)
     assert verified.reference is not None
     assert verified.reference.outcome == "failed"
-    text = wrong_weight.story.markdown("", verified.reference)
+    text = wrong_weight.story.markdown({}, verified.reference)
     assert "the same runtime fails, which says nothing about it: " in text
     assert str(tmp_path) not in text
     assert "WRONG" not in text.split("## How to run it")[0]
@@ -216,6 +217,20 @@ def test_two_models_of_other_operators_are_told(tmp_path: Path) -> None:
     told = found.written["BUG.md"].read_text(encoding="utf-8")
     assert "differ in structure here: `repro.onnx` lacks Mul, Relu." in told
     assert "same operators" not in told
+
+
+def test_two_models_whose_nodes_read_other_tensors_are_told(tmp_path: Path) -> None:
+    """Whose operator reads another tensor than the reference's is told; one that is called otherwise is no other."""
+    def reading(first: str, second: str, weight: str = "w0") -> onnx.ModelProto:
+        return model_of([node("MatMul", ["x", weight], ["a"]), node("Tanh", ["a"], ["b"]),
+                         node("Sub", [first, second], ["y"])], {weight: weights("w0")["w0"]})
+
+    told = repro_of(tmp_path, reading("a", "b"), reading("b", "a")).written["BUG.md"].read_text(encoding="utf-8")
+    assert told.startswith("# other.onnx on onnxruntime differs in structure from the reference model before 'y'")
+    assert "input 0 of Sub 'y' is 'b', in the reference model 'a'; input 1 of Sub 'y' is 'a', in" in told
+    renamed = reading("a", "b", "v0")
+    renamed.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(2 * weights("w0")["w0"], "v0"))
+    assert not repro_of(tmp_path, reading("a", "b"), renamed).story.structure
 
 
 def drawing(gain: float) -> onnx.ModelProto:

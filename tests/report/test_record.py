@@ -113,4 +113,4 @@ def test_loading_reads_what_was_written(tmp_path: Path) -> None:
     """A report written as UTF-8 loads, names in any script included."""
     path = tmp_path / "report.json"
     path.write_text(samples.EVERY["hostile"].to_json(), encoding="utf-8")
-    assert Report.load(path) == samples.EVERY["hostile"]
+    assert Report.load(path) == Report.load(str(path)) == samples.EVERY["hostile"]
