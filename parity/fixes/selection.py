@@ -8,7 +8,8 @@ does not know which is better there.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 from parity.errors import BackendFailed
@@ -16,7 +17,7 @@ from parity.fixes.account import Account
 from parity.fixes.attempt import Emulation
 from parity.fixes.keep import Group, ranked, touching
 from parity.fixes.mending import Mending
-from parity.fixes.search import Found, Trials, search
+from parity.fixes.search import Found, OutOfTrials, Trials, search
 
 # Where the target misses what the emulator reaches, the next search keeps to this much less than it needs.
 _SLACK = 0.95
@@ -68,6 +69,19 @@ def keep_layers(mending: Mending, emulation: Emulation, share: float, *, unless_
     return Selected(saturated, selection.trials.left)
 
 
+def keep_these(mending: Mending, emulation: Emulation, layers: Collection[str]) -> None:
+    """Run an attempt on the target with these layers kept, and no more, without a search; where it was not yet.
+
+    Args:
+        mending: notes what was tried.
+        emulation: with no layer kept.
+        layers: those of the attempt that are among these, and what belongs to them, are kept.
+    """
+    selection = _Selection(mending, emulation, 1.0)
+    selection.keep(layers)
+    mending.trials += selection.trials.tried
+
+
 class _Selection:
     """One search: what was tried on the emulator, on unseen samples and on the target."""
 
@@ -115,6 +129,15 @@ class _Selection:
         self.trials.most = self._allowed
         self._last(None if found is None else found.items)
         return False
+
+    def keep(self, layers: Collection[str]) -> None:
+        """Run a set on the target without a search."""
+        chosen = frozenset(name for name, group in self._groups.items() if not set(layers).isdisjoint(group.layers))
+        if len(_layers(self._groups, chosen)) > len(layers) or chosen in self._missed:
+            return
+        with suppress(OutOfTrials):
+            self.trials.error(chosen)
+            self._on_target(chosen)
 
     def _last(self, least: frozenset[str] | None) -> None:
         """What is left for the target when no set is enough for a stricter limit; `least` where none ever was."""

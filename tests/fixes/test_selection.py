@@ -78,6 +78,13 @@ def test_less_is_kept_than_the_emulator_needs(make: str, seed: int, share: float
     assert len(fix.kept) <= most
 
 
+def test_a_rewrite_that_does_nothing_on_the_target_is_left_out(tmp_path: Path) -> None:
+    """ONNX Runtime fuses the normalisation itself: with it written as an operator the same layers are kept."""
+    fix = mended(below(normalised(2, 0), 0.75, tmp_path)).solutions[0].fix
+    assert fix.passed
+    assert fix.strategy == "keep"
+
+
 @pytest.mark.parametrize(("make", "target"), [(cancelling, Target("pytorch", "", "fp16")), (outlier, INT8)])
 def test_a_set_that_the_runtime_refuses_ends_nothing(make: type, target: Target, tmp_path: Path,
                                                      monkeypatch: pytest.MonkeyPatch) -> None:
