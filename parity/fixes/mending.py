@@ -95,6 +95,11 @@ class Mending:
             attempt.strategy, attempt.message, (), self.before.error, ran.error, passed=False, trials=self.trials,
             layers=len(emulation.mixture.layers), words=self._words(emulation, (), "fp32")))
 
+    def unkept(self, emulation: Emulation) -> Ran | None:
+        """What an attempt without kept layers did on the target; None where it was not run there."""
+        found = self._ran.get((emulation, frozenset(), ""))
+        return None if found is None else found[1]
+
     def keep(self, account: Account, chosen: frozenset[str], tried: Mapping[frozenset[str], float], trials: int) -> Fix:
         """Run an attempt with some layers kept on the target, in FP32 or, on request and if that passes, in FP16.
 

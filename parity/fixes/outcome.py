@@ -62,13 +62,16 @@ class Outcome:
 def ranked(solutions: list[Solution], before: float) -> list[Solution]:
     """Of every strategy the best solution, the best of all first; what passes before what does not.
 
+    Of equals it is the one that changes less: with fewer strategies at once.
+
     Args:
         solutions: in the order in which they were tried.
         before: the error without any; what is worse is left out, but where all are, of which the least bad is told.
     """
-    def key(solution: Solution) -> tuple[bool, float, bool]:
+    def key(solution: Solution) -> tuple[bool, float, bool, int]:
         fix = solution.fix
-        return not fix.passed, len(fix.kept) if fix.passed else max(fix.after, fix.held_out or 0.0), not fix.training
+        left = len(fix.kept) if fix.passed else max(fix.after, fix.held_out or 0.0)
+        return not fix.passed, left, not fix.training, fix.strategy.count("+")
 
     best: dict[str, Solution] = {}
     for solution in sorted(solutions, key=key):

@@ -3,7 +3,8 @@
     the target in FP32 (can the tolerance be met at all?) and the variant as it is
     ─► other calibrations or rewritten formulas, on the emulator; the best of them on the target
     ─► layers priced and ranked ─► search on the emulator ─► held-out samples ─► the target, unwatched
-       (missed there: the search goes on with a tighter limit)
+       (missed there: the search goes on with a tighter limit; passed: smaller sets are tried there,
+       and the same layers without rewritten formulas)
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from parity.fixes.outcome import ranked as best_of_each
 from parity.fixes.problem import Problem, allowing_for_noise, outputs_of
 from parity.fixes.rescale import rescales
 from parity.fixes.rewrite import rewrites
-from parity.fixes.selection import keep_layers, saturates
+from parity.fixes.selection import keep_layers, keep_these, saturates
 from parity.fixes.settings import calibrations, has_outliers, seven_bits
 from parity.fixes.target import Ran, TargetRuns, judged
 from parity.graph.flatten import inline_functions
@@ -75,6 +76,7 @@ def repair(problem: Problem, save: Callable[[Solution], None], progress: Progres
         return Outcome(problem, before.error, whole.error, before.outputs, ())
     mending = Mending(runs, base, before, save, progress)
     _select(mending, _attempts(mending, base))
+    _unwritten(mending, base)
     found = best_of_each(mending.solutions, before.error)
     return Outcome(problem, before.error, whole.error, before.outputs,
                    (*map(mending.timed, found[:1]), *found[1:]), mending.prices)
@@ -153,6 +155,13 @@ def _select(mending: Mending, attempts: Sequence[Emulation]) -> None:
         cheap = found.left > _CHEAP * len(emulation.groups)
         if found.saturated:
             left, narrow = [mending.emulated(seven_bits(emulation.attempt)), emulation, *left], True
+
+
+def _unwritten(mending: Mending, base: Emulation) -> None:
+    """Try without rewritten formulas what passes with them: some runtimes rewrite them so of their own accord."""
+    best = best_of_each(mending.solutions, mending.before.error)[0]
+    if best.attempt.formulas and best.fix.passed and best.fix.kept and mending.runs.left > 0:
+        keep_these(mending, base, [layer.tensor for layer in best.fix.kept])
 
 
 def _calibrated(mending: Mending, base: Emulation) -> list[Emulation]:

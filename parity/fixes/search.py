@@ -25,6 +25,7 @@ class Trials(Generic[Item]):
     Attributes:
         known: the error of each.
         tried: how many were measured here, those that were known before not counted.
+        most: how many may be.
     """
 
     def __init__(self, measure: Callable[[frozenset[Item]], float], most: int,
@@ -39,7 +40,8 @@ class Trials(Generic[Item]):
         """
         self.known = dict(known)
         self.tried = 0
-        self._measure, self._most, self._record = measure, most, record
+        self.most = most
+        self._measure, self._record = measure, record
 
     def error(self, items: Collection[Item]) -> float:
         """The error of a set.
@@ -49,7 +51,7 @@ class Trials(Generic[Item]):
         """
         key = frozenset(items)
         if key not in self.known:
-            if self.tried >= self._most:
+            if self.tried >= self.most:
                 raise OutOfTrials
             self.tried += 1
             self.known[key] = self._measure(key)
@@ -59,7 +61,7 @@ class Trials(Generic[Item]):
     @property
     def left(self) -> int:
         """How many sets may still be measured."""
-        return self._most - self.tried
+        return self.most - self.tried
 
     def enough(self, limit: float, most: int) -> list[frozenset[Item]]:
         """Every known set of at most `most` items that is enough: the small ones first, of equals that of least error.

@@ -1,20 +1,23 @@
 """Which layers to keep: sets that are enough on the emulator, on samples unseen by the search, and on the target.
 
-What fails there makes the search go on with a tighter limit.
+What fails there makes the search go on with a tighter limit. What passes there is made smaller on the target itself, as
+far as its runs reach: the emulator rounds otherwise than a runtime that fuses, and of two sets that differ by little it
+does not know which is better there.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
+from parity.errors import BackendFailed
 from parity.fixes.account import Account
 from parity.fixes.attempt import Emulation
-from parity.fixes.fix import Fix
 from parity.fixes.keep import Group, ranked, touching
 from parity.fixes.mending import Mending
-from parity.fixes.search import Found, Trials, search
+from parity.fixes.search import Found, OutOfTrials, Trials, search
 
 # Where the target misses what the emulator reaches, the next search keeps to this much less than it needs.
 _SLACK = 0.95
@@ -24,6 +27,10 @@ _SATURATED = 1.5
 _UNSEEN = 8
 # So many sets that are enough on the emulator are left for the target when stricter searches come to nothing.
 _LAST = 3
+# A smaller set is worth a run of the target where it is expected to miss by no more than this.
+_HOPEFUL = 1.1
+# So many runs of the target are left to other ways to make the variant.
+_SPARED = 2
 
 
 def saturates(mending: Mending, measured: float, emulated: float) -> bool:
@@ -62,6 +69,19 @@ def keep_layers(mending: Mending, emulation: Emulation, share: float, *, unless_
     return Selected(saturated, selection.trials.left)
 
 
+def keep_these(mending: Mending, emulation: Emulation, layers: Collection[str]) -> None:
+    """Run an attempt on the target with these layers kept, and no more, without a search; where it was not yet.
+
+    Args:
+        mending: notes what was tried.
+        emulation: with no layer kept.
+        layers: those of the attempt that are among these, and what belongs to them, are kept.
+    """
+    selection = _Selection(mending, emulation, 1.0)
+    selection.keep(layers)
+    mending.trials += selection.trials.tried
+
+
 class _Selection:
     """One search: what was tried on the emulator, on unseen samples and on the target."""
 
@@ -75,9 +95,9 @@ class _Selection:
         self._unseen: dict[frozenset[str], float] = {}
         self._tried = False
         self._missed = mending.missed[emulation]
-        self._kinder = _kinder(mending, emulation)
-        self.trials = Trials(self._measured, int(share * mending.allowed(self._account)), journal.trials(),
-                             journal.add_trial)
+        self._kinder, self._kinder_unseen = _kinder(mending, emulation)
+        self._allowed = int(share * mending.allowed(self._account))
+        self.trials = Trials(self._measured, self._allowed, journal.trials(), journal.add_trial)
         self.trials.known[frozenset()] = emulation.baseline
 
     def search(self, *, unless_saturated: bool) -> bool:
@@ -85,6 +105,8 @@ class _Selection:
         limit, most = self._kinder, self._kinder  # of the search; of what may be tried on the target
         found: Found[str] | None = None
         while self._mending.runs.left > 1 and limit > 0:
+            if self._kinder > 1:  # what is enough on the target is to be found out: the first limit may not be the last
+                self.trials.most = (self.trials.tried + self._allowed) // 2
             found = search(self._first, self._order, self.trials, limit, self._most)
             self._mending.progress("search", self._mending.trials + self.trials.tried,
                                    self._mending.problem.limits.trials)
@@ -94,34 +116,90 @@ class _Selection:
             if chosen is None and limit <= self._kinder * _SLACK**8 and found.items not in self._missed:
                 chosen = found.items  # what the emulator makes of unseen samples may be too strict
             if chosen is not None:
-                fix = self._on_target(chosen)
-                if fix.passed:
+                if self._passes(chosen):
                     return False
-                if unless_saturated and saturates(self._mending, fix.after, self.trials.known[chosen]):
+                if self.trials.known[chosen] == math.inf:
+                    continue  # refused
+                if unless_saturated and saturates(self._mending, self._missed[chosen], self.trials.known[chosen]):
                     return True
             failed = found.items if chosen is None else chosen
             limit = min(limit, self.trials.known[failed]) * max(_SLACK / self._beyond(failed), 0.3)
             # Where the emulator misses it, too, on unseen samples, it is right about the others.
             most = limit if failed in self._missed and self._passes_unseen(failed) else most
+        self.trials.most = self._allowed
         self._last(None if found is None else found.items)
         return False
+
+    def keep(self, layers: Collection[str]) -> None:
+        """Run a set on the target without a search."""
+        chosen = frozenset(name for name, group in self._groups.items() if not set(layers).isdisjoint(group.layers))
+        if len(_layers(self._groups, chosen)) > len(layers) or chosen in self._missed:
+            return
+        with suppress(OutOfTrials):
+            self.trials.error(chosen)
+            self._on_target(chosen)
 
     def _last(self, least: frozenset[str] | None) -> None:
         """What is left for the target when no set is enough for a stricter limit; `least` where none ever was."""
         enough = [s for s in self.trials.enough(self._kinder, self._most) if s not in self._missed]
         for chosen in sorted(enough, key=lambda s: self.trials.known[s])[:_LAST]:
-            if self._mending.runs.left > 1 and self._passes_unseen(chosen) and self._on_target(chosen).passed:
+            if self._mending.runs.left > 1 and self._passes_unseen(chosen) and self._passes(chosen):
                 return
         if not self._tried and not self._mending.passed and least is not None and self._mending.runs.left > 0:
-            self._on_target(least)
+            self._passes(least)
 
-    def _on_target(self, chosen: frozenset[str]) -> Fix:
-        self._tried = True
-        return self._mending.keep(self._account, chosen, self.trials.known, self.trials.tried)
+    def _passes(self, chosen: frozenset[str]) -> bool:
+        """Whether a set passes on the target; smaller ones are tried there then."""
+        self._on_target(chosen)
+        if chosen in self._missed:
+            return False
+        self._shrink(chosen)
+        return True
+
+    def _shrink(self, kept: frozenset[str]) -> None:
+        """Try smaller sets than one that passes, on the target: half as large first, then nearer to it."""
+        fails, passes = 0, len(_layers(self._groups, kept))
+        while passes > 1 and self._mending.runs.left > _SPARED:
+            size = max(1, min((fails + passes) // 2, passes - 1))
+            chosen = self._likeliest(kept, size)
+            if chosen is not None:
+                self._on_target(chosen)
+            if chosen is not None and chosen not in self._missed:
+                kept, fails, passes = chosen, 0, len(_layers(self._groups, chosen))
+            elif chosen is None and size == passes - 1:
+                return
+            else:
+                fails = size
+
+    def _likeliest(self, kept: frozenset[str], most: int) -> frozenset[str] | None:
+        """Of the sets of at most so many layers the one to try on the target; None where none is likely to pass."""
+        ranked = [*self._first, *self._order]
+        prefixes = [frozenset(names[:n + 1]) for names in (ranked, [i for i in ranked if i in kept])
+                    for n in range(min(most, len(names)))]
+        known = [s for s in dict.fromkeys((*self.trials.known, *prefixes))
+                 if s and s not in self._missed and len(_layers(self._groups, s)) <= most]
+        best = min(known, key=self._expected, default=None)
+        return best if best is not None and self._expected(best) <= _HOPEFUL else None
+
+    def _expected(self, chosen: frozenset[str]) -> float:
+        """A guess at the error of a set on the target, from what it is there without any layer kept.
+
+        The mean of two: that it falls as on the emulator, where that was tried, which is one draw of how roundings
+        fall, and as if what the layers do to the outputs were independent, which is what it comes to over many.
+        """
+        baseline, prices = self._emulation.baseline, self._account.prices
+        emulated = self.trials.known.get(chosen)
+        whole = sum(price**2 for price in prices.values())
+        if not (0 < whole < math.inf and baseline < math.inf):
+            return math.inf if emulated is None else emulated
+        rest = 1 - sum(prices.get(layer, 0.0)**2 for layer in _layers(self._groups, chosen)) / whole
+        guess = baseline * math.sqrt(max(rest, 0.0))
+        guess = guess if emulated is None else (guess + emulated) / 2
+        return guess * min(1.0, self._missed.get(frozenset(), math.inf) / baseline)
 
     def _beyond(self, failed: frozenset[str]) -> float:
         """How many times its limit a set is at, on the target or on unseen samples."""
-        return max(self._missed.get(failed, 0.0), self._unseen.get(failed, 0.0) / self._kinder)
+        return max(self._missed.get(failed, 0.0), self._unseen.get(failed, 0.0) / self._kinder_unseen)
 
     def _enough_unseen(self, limit: float) -> frozenset[str] | None:
         """The smallest set that is enough on the samples searched on, and on the unseen; None where none is."""
@@ -130,11 +208,19 @@ class _Selection:
                 return chosen
         return None
 
+    def _on_target(self, chosen: frozenset[str]) -> None:
+        self._tried = True
+        try:
+            self._mending.keep(self._account, chosen, self.trials.known, self.trials.tried)
+        except BackendFailed:
+            # A fusion that does not expect Casts inside what it fuses, say. Other sets do without them.
+            self._missed[chosen] = self.trials.known[chosen] = math.inf
+
     def _passes_unseen(self, chosen: frozenset[str]) -> bool:
         if chosen not in self._unseen:
             held_out = self._emulation.held_out(_layers(self._groups, chosen))
             self._unseen[chosen] = 0.0 if held_out is None else held_out
-        return self._unseen[chosen] <= self._kinder
+        return self._unseen[chosen] <= self._kinder_unseen
 
     def _measured(self, chosen: frozenset[str]) -> float:
         layers = _layers(self._groups, chosen)
@@ -151,11 +237,21 @@ def _ordered(emulation: Emulation, account: Account) -> tuple[list[str], list[st
     return first, [g.name for g in order if g.name not in first]
 
 
-def _kinder(mending: Mending, emulation: Emulation) -> float:
-    """How much worse the emulator is than the target: a runtime need not round after every operator."""
-    measured = mending.before.error if emulation.attempt.strategy == "" else math.inf
-    ratio = emulation.baseline / measured if 0 < measured < math.inf else 1.0
-    return ratio if _SATURATED < ratio < math.inf else 1.0
+def _kinder(mending: Mending, emulation: Emulation) -> tuple[float, float]:
+    """How much worse the emulator is than the target: a runtime need not round after every operator.
+
+    By what they make of the attempt with no layer kept: on the samples searched on, and on the unseen.
+    """
+    ran = mending.unkept(emulation)
+    if ran is None:
+        return 1.0, 1.0
+    ratio = _ratio(emulation.baseline, ran.error)
+    return ratio, max(ratio, _ratio(emulation.held_out(()), mending.runs.held_out(ran)))
+
+
+def _ratio(emulated: float | None, measured: float | None) -> float:
+    ratio = emulated / measured if emulated and measured else 1.0
+    return ratio if 1.0 < ratio < math.inf else 1.0
 
 
 def _layers(groups: Mapping[str, Group], chosen: frozenset[str]) -> list[str]:
