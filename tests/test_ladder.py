@@ -27,6 +27,7 @@ from parity.source_model.exporting import export
 from parity.source_model.loading import source_of_module
 from parity.targets import Target
 from tests.builders import declared, node, proto_of
+from tests.source_model.models import Turning
 
 ORT = Target("onnxruntime")
 
@@ -96,6 +97,30 @@ def test_an_export_fault_enters_at_the_export() -> None:
     assert "computes something else" in found.note
     assert [r.name for r in report.ladder if not r.passed] == ["pytorch"]
     assert rungs(report)["module"].first_bad is None
+
+
+def added(proto: onnx.ModelProto) -> None:
+    """A difference becomes a sum."""
+    next(n for n in proto.graph.node if n.op_type == "Sub").op_type = "Add"
+
+
+def test_a_fault_among_tensors_that_the_module_lacks_is_the_exports() -> None:
+    """The nodes are named together, with the figure at their end, and the rung is the export's and not the module's."""
+    torch.manual_seed(0)
+    report = of_module(Turning().eval(), inputs(), ORT, edit=added)
+    module, found = report.candidates[0], rungs(report)
+    bad = module.first_bad
+    assert bad is not None
+    assert (bad.tensor, bad.kind) == (module.outputs[0].tensor, "export")
+    assert bad.accumulated == module.outputs[0].accumulated
+    assert len(bad.region) > 4
+    assert found["module"].passed
+    assert found["module"].first_bad is None
+    assert found["pytorch"].first_bad == bad
+    said = next(d for d in module.diagnoses if d.cause == "export-fault")
+    assert said.tensor == bad.tensor
+    assert f"'{bad.tensor}' is off by" in said.message
+    assert f"one of the {len(bad.region)} nodes after" in said.message
 
 
 class Squashed(nn.Module):

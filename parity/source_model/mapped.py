@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from parity.graph.model import Model
 from parity.graph.ops.call import Arithmetic
 from parity.graph.survey import survey
 from parity.source_model.layout import Layout, distance
-from parity.source_model.mapping import How, Match, TensorMap
+from parity.source_model.mapping import Fault, How, Match, TensorMap
 from parity.source_model.matching import map_tensors
 from parity.source_model.place import Place
 from parity.source_model.source import SourceModel
@@ -35,7 +35,7 @@ _ROUNDING = 1e-5
 # The same in FP64 of a module and an export whose constants are rounded to FP32, with some slack for what amplifies.
 _ROUNDED = 1e-4
 # Of what is written; a map of another version is made anew.
-_VERSION = 3
+_VERSION = 4
 
 
 def mapped(source: SourceModel, model: Model, feed: Arrays, *, keep: bool = True) -> TensorMap:
@@ -75,7 +75,7 @@ def dumps(made: TensorMap) -> str:
     found = {"version": _VERSION, "matches": [asdict(m) for m in made.matches.values()],
              "places": {n: asdict(p) for n, p in made.places.items()}, "onnx_runs": made.onnx_runs,
              "module_runs": made.module_runs, "elsewhere": made.elsewhere,
-             "origin": None if made.origin is None else asdict(made.origin)}
+             "fault": None if made.fault is None else asdict(made.fault)}
     return json.dumps(found)
 
 
@@ -91,12 +91,16 @@ def loads(text: str) -> TensorMap:
     matches = [_match(row) for row in found["matches"]]
     places = {name: Place(**place) for name, place in found["places"].items()}
     return TensorMap({m.tensor: m for m in matches}, places, found["onnx_runs"], found["module_runs"],
-                     None if found["origin"] is None else _match(found["origin"]), found["elsewhere"])
+                     None if found["fault"] is None else _fault(**found["fault"]), found["elsewhere"])
 
 
 def _match(row: Mapping[str, Any]) -> Match:
     layout = Layout(**{name: tuple(value) for name, value in row["layout"].items()})
     return Match(**{**row, "how": How(row["how"]), "layout": layout, "place": Place(**row["place"])})
+
+
+def _fault(match: Mapping[str, Any], hidden: Sequence[str], after: Sequence[str], reordered: str) -> Fault:
+    return Fault(_match(match), tuple(hidden), tuple(after), reordered)
 
 
 def _control(model: Model, feed: Arrays) -> Arrays | None:
