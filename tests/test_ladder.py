@@ -200,6 +200,44 @@ def test_an_export_fault_beside_random_numbers_is_told() -> None:
     assert bad.kind == "export"
 
 
+class Autocast(nn.Module):
+    """Computes two layers in BF16, as training loops do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(8, 8), nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, 8] to the same shape."""
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            y: Tensor = self.b(torch.relu(self.a(x)))
+        return y.float()
+
+
+def test_what_autocast_rounds_is_no_fault_of_the_export() -> None:
+    """Weights that the exporter stores in BF16 are the module's, rounded: nothing is named."""
+    torch.manual_seed(0)
+    report = of_module(Autocast().eval(), inputs())
+    assert report.candidates[0].first_bad is None
+    assert report.candidates[0].diagnoses == ()
+    assert all(rung.passed and rung.first_bad is None for rung in report.ladder)
+    assert "rounded to BF16 may explain" in rungs(report)["pytorch"].note
+
+
+def test_a_fault_among_rounded_weights_is_the_exports() -> None:
+    """A weight that is not the module's rounded one is wrong."""
+    def scale(proto: onnx.ModelProto) -> None:
+        gemm = [n for n in proto.graph.node if n.op_type == "Gemm"][1]
+        weight = next(w for w in proto.graph.initializer if w.name == gemm.input[1])
+        changed = (numpy_helper.to_array(weight).astype(np.float32) * 1.25).astype(numpy_helper.to_array(weight).dtype)
+        weight.CopyFrom(numpy_helper.from_array(changed, weight.name))
+
+    torch.manual_seed(0)
+    bad = of_module(Autocast().eval(), inputs(), edit=scale).candidates[0].first_bad
+    assert bad is not None
+    assert (bad.op, bad.tensor, bad.kind) == ("Gemm", "linear_1", "export")
+
+
 class Wide(nn.Module):
     """Has a constant that FP32 cannot hold."""
 

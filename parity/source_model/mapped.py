@@ -26,14 +26,16 @@ from parity.source_model.layout import Layout, distance
 from parity.source_model.mapping import Fault, How, Match, TensorMap
 from parity.source_model.matching import map_tensors
 from parity.source_model.place import Place
+from parity.source_model.rounded import rounded_weights
 from parity.source_model.source import SourceModel
 from parity.source_model.trace import Trace
 
 Arrays = Mapping[str, np.ndarray]
 # Relative L2 by which two FP32 runs of a network may differ that does not amplify rounding.
 _ROUNDING = 1e-5
-# The same in FP64 of a module and an export whose constants are rounded to FP32, with some slack for what amplifies.
-_ROUNDED = 1e-4
+# The same in FP64 of a module and an export whose constants are rounded to FP32, with some slack for what amplifies;
+# and how many units of roundoff of a coarser type.
+_ROUNDED, _UNITS = 1e-4, 4
 # Of what is written; a map of another version is made anew.
 _VERSION = 4
 
@@ -138,7 +140,7 @@ def _follows(source: SourceModel, flat: Model, control: Arrays | None) -> bool:
 def _apart(source: SourceModel, model: Model, control: Arrays) -> float | None:
     """The largest relative L2 distance of an output of the export from the module's on other inputs, in FP64.
 
-    None where it is no more than constants rounded to FP32 explain, or one of the two does not run.
+    None where it is no more than rounded constants explain, or one of the two does not run.
     """
     try:
         returned = tree_flatten(source.called(source.wide, {n: _wide(v) for n, v in control.items()}))[0]
@@ -151,7 +153,7 @@ def _apart(source: SourceModel, model: Model, control: Arrays) -> float | None:
         return None
     apart = max((distance(one, other) for one, other in zip(ours, theirs, strict=True) if one.shape == other.shape),
                 default=0.0)
-    return apart if _ROUNDED < apart < math.inf else None
+    return apart if max(_ROUNDED, _UNITS * rounded_weights(model)[1]) < apart < math.inf else None
 
 
 def _wide(array: np.ndarray) -> np.ndarray:
