@@ -16,6 +16,7 @@ from parity.source_model.place import Place, place_of
 _EXPORT_FAULT = ("The export is not the module{}: in FP64, and at the module's own inputs, {!r} is off by {:.1e} "
                  "(relative L2){}. This was made when the model was exported, and by no runtime.")
 _REORDERED = ", and would be right if {!r} before it had its axes in another order"
+_BRANCH = ", since {!r} decides for another branch than the module takes"
 _HIDDEN = ", which is the first that can be held against the module: the fault is in {}"
 _BAKED_IN = ("The export is not the module{}: on these inputs {!r} is right in FP64, on others of the same shapes it "
              "is off{}. A value of the example inputs, or the branch that they take, was baked in at the export.")
@@ -46,25 +47,35 @@ def with_export_findings(candidate: Candidate, mapping: TensorMap, flat: Model) 
 
 def _first_bad(candidate: Candidate, fault: Fault, flat: Model) -> FirstBad:
     """The tensor to name; figures only where it was shown, and in the order in which it should be."""
-    tensor = fault.reordered or fault.match.tensor
+    named = fault.reordered or fault.branch
+    tensor = named or fault.match.tensor
     node = flat.graph.producer[tensor]
-    row = None if fault.reordered else next((r for r in candidate.tensors if r.tensor == tensor), None)
+    row = None if named else next((r for r in candidate.tensors if r.tensor == tensor), None)
+    source = place_of(node).source or (None if named else fault.match.place.source)
     return FirstBad(tensor, node.proto.name, node.op, node.index, "export", None if row is None else row.accumulated,
-                    None if row is None else row.local, place_of(node).source or fault.match.place.source,
-                    (*fault.hidden, tensor) if fault.hidden else (), fault.after)
+                    None if row is None else row.local, source, (*fault.hidden, tensor) if fault.hidden else (),
+                    fault.after)
 
 
 def _told(fault: Fault, bad: FirstBad, flat: Model) -> Diagnosis:
     match = fault.match
-    where = _where(place_of(flat.graph.producer[fault.reordered]) if fault.reordered else match.place)
+    where = _where(place_of(flat.graph.producer[bad.tensor]) if fault.reordered or fault.branch else match.place)
     figures = {"error": match.error} | ({} if match.control is None else {"error on other inputs": match.control})
     if match.error <= TOLERANCE:
         by = "" if match.control is None else f" by {match.control:.1e} (relative L2)"
         message = _BAKED_IN.format(where, match.tensor, by)
     else:
-        more = _REORDERED.format(fault.reordered) if fault.reordered else _HIDDEN.format(words.region(bad))
-        message = _EXPORT_FAULT.format(where, match.tensor, match.error, more * bool(fault.reordered or fault.hidden))
+        message = _EXPORT_FAULT.format(where, match.tensor, match.error, _before(fault, bad))
     return Diagnosis("export-fault", bad.tensor, message, figures)
+
+
+def _before(fault: Fault, bad: FirstBad) -> str:
+    """What is known of what lies before the first tensor that disagrees."""
+    if fault.reordered:
+        return _REORDERED.format(fault.reordered)
+    if fault.branch:
+        return _BRANCH.format(fault.branch)
+    return _HIDDEN.format(words.region(bad)) if fault.hidden else ""
 
 
 def _where(place: Place) -> str:

@@ -21,7 +21,7 @@ from parity.graph.feeds import seeded_feed
 from parity.graph.flatten import inline_functions
 from parity.graph.model import Model
 from parity.graph.ops.call import Arithmetic
-from parity.graph.survey import survey
+from parity.graph.survey import Survey, survey
 from parity.source_model.layout import Layout, distance
 from parity.source_model.mapping import Fault, How, Match, TensorMap
 from parity.source_model.matching import map_tensors
@@ -37,7 +37,7 @@ _ROUNDING = 1e-5
 # and how many units of roundoff of a coarser type.
 _ROUNDED, _UNITS = 1e-4, 4
 # Of what is written; a map of another version is made anew.
-_VERSION = 4
+_VERSION = 5
 
 
 def mapped(source: SourceModel, model: Model, feed: Arrays, *, keep: bool = True) -> TensorMap:
@@ -60,11 +60,13 @@ def mapped(source: SourceModel, model: Model, feed: Arrays, *, keep: bool = True
             return loads(path.read_text(encoding="utf-8"))
         except (ValueError, KeyError, TypeError):
             path.unlink(missing_ok=True)
-    flat = survey(model, feed).flat
+    found = survey(model, feed)
+    flat, trace = found.flat, source.trace(feed, double=True)
     control = _control(model, feed)
     follows = _follows(source, flat, control)
-    made = map_tensors(flat, feed, source.trace(feed, double=True), control, lambda: _trace(source, control),
+    made = map_tensors(flat, feed, trace, control, lambda: _trace(source, control),
                        strict=not follows)
+    made = replace(made, fault=_branched(made.fault, found, trace))
     if not follows and control is not None:
         made = replace(made, elsewhere=_apart(source, model, control))
     if keep:
@@ -101,8 +103,8 @@ def _match(row: Mapping[str, Any]) -> Match:
     return Match(**{**row, "how": How(row["how"]), "layout": layout, "place": Place(**row["place"])})
 
 
-def _fault(match: Mapping[str, Any], hidden: Sequence[str], after: Sequence[str], reordered: str) -> Fault:
-    return Fault(_match(match), tuple(hidden), tuple(after), reordered)
+def _fault(match: Mapping[str, Any], hidden: Sequence[str], after: Sequence[str], reordered: str, branch: str) -> Fault:
+    return Fault(_match(match), tuple(hidden), tuple(after), reordered, branch)
 
 
 def _control(model: Model, feed: Arrays) -> Arrays | None:
@@ -111,6 +113,17 @@ def _control(model: Model, feed: Arrays) -> Arrays | None:
         return seeded_feed(model, 1, {name: array.shape for name, array in feed.items()})[0]
     except ParityError:
         return None
+
+
+def _branched(fault: Fault | None, found: Survey, trace: Trace) -> Fault | None:
+    """A fault that another branch explains: where the first that is not the module's is decided, if that is before."""
+    if fault is None or len(found.branches) != len(trace.branches):
+        return fault
+    name = next((n for (n, ours), theirs in zip(found.branches, trace.branches, strict=True) if ours != theirs), None)
+    producer = found.flat.graph.producer
+    if name is None or name not in producer or producer[name].index > producer[fault.match.tensor].index:
+        return fault
+    return Fault(fault.match, branch=name)
 
 
 def _trace(source: SourceModel, control: Arrays | None) -> Trace | None:

@@ -67,17 +67,19 @@ class Fault:
         after: what all of these are computed from.
         reordered: a transposition before it, matched or not, with which everything would be right in another order of
             axes, and which therefore is wrong; empty where there is none.
+        branch: a tensor before it that decides a branch, and decides for another than the module takes.
     """
 
     match: Match
     hidden: tuple[str, ...] = ()
     after: tuple[str, ...] = ()
     reordered: str = ""
+    branch: str = ""
 
     @property
     def begins(self) -> str:
         """The earliest tensor at which it may be."""
-        return self.reordered or next(iter(self.hidden), self.match.tensor)
+        return self.reordered or self.branch or next(iter(self.hidden), self.match.tensor)
 
 
 @dataclass(frozen=True, eq=False)
