@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -116,11 +115,11 @@ def source_of(model: object) -> SourceModel | None:
     from torch.export import ExportedProgram
 
     from parity.source_model.loading import source_of_module
-    from parity.source_model.source import SourceModel
+    from parity.source_model.source import SourceModel, copied
 
     if isinstance(model, ExportedProgram):
         return SourceModel(model.module(check_guards=False), "the exported program", model)
-    return source_of_module(copy.deepcopy(model)) if isinstance(model, nn.Module) else None
+    return source_of_module(copied(model)) if isinstance(model, nn.Module) else None
 
 
 def read_example(source: SourceModel, files: Sequence[str], shapes: Sequence[str], seed: int) -> dict[str, np.ndarray]:

@@ -12,6 +12,7 @@ import torch
 from onnx import numpy_helper
 from torch import Tensor, nn
 
+import parity
 from parity.errors import FeedError, UsageError
 from parity.original import check_originals, read_example, source_of
 from parity.report.record import Layer
@@ -225,6 +226,15 @@ def test_the_users_own_module_is_left_as_it_is() -> None:
     assert module.training
     assert not source.module.training
     assert source_of("model.onnx") is None
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
+def test_modules_that_keep_what_they_computed_are_copied() -> None:
+    """The older weight_norm leaves a tensor with a gradient function on the module, which torch refuses to copy."""
+    module = nn.Sequential(nn.utils.weight_norm(nn.Linear(8, 8)), nn.ReLU(), nn.utils.spectral_norm(nn.Linear(8, 4)))
+    report = parity.compare(module.eval(), torch.ones(2, 8))
+    assert report.candidates[0].verdict == "parity"
+    assert report.candidates[0].first_bad is None
 
 
 def test_outputs_that_are_no_tensors_are_left_aside(command: CommandLine) -> None:

@@ -67,7 +67,7 @@ class SourceModel:
         """A copy in FP64."""
         with warnings.catch_warnings():  # torch's, of the gradients of a traced module
             warnings.simplefilter("ignore")
-            return copy.deepcopy(self.module).double()
+            return copied(self.module).double()
 
     @cached_property
     def digest(self) -> str:
@@ -163,6 +163,16 @@ class SourceModel:
         except Exception as error:
             raise ModelError(f"{self.name} fails while it is watched: {type(error).__name__}: {error}",
                              "Compare its outputs only, or give a .onnx alone.", frames_of(error)) from error
+
+
+def copied(module: nn.Module) -> nn.Module:
+    """A copy of its own, of modules too that hold what they last computed from their parameters.
+
+    The older `weight_norm` and `spectral_norm` do, and torch copies no tensor that has a gradient function.
+    """
+    computed = [leaf for part in module.modules() for leaf in tree_flatten(vars(part))[0]
+                if isinstance(leaf, torch.Tensor) and not leaf.is_leaf]
+    return copy.deepcopy(module, {id(tensor): tensor.detach().clone() for tensor in computed})
 
 
 @contextmanager
