@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
-import torch
 
 from parity.analysis.match import comparable_tensors
 from parity.analysis.measure import measure
@@ -24,6 +23,7 @@ from parity.contenders import Contender
 from parity.errors import BackendFailed, BackendUnavailable, ModelError
 from parity.examine import Examined
 from parity.graph.model import Model
+from parity.graph.ops.call import tensor_of
 from parity.graph.store import TensorStore
 from parity.original import MODULE, TRUTH, Original
 from parity.report.record import Candidate, FirstBad, Rung
@@ -254,7 +254,7 @@ def _first_apart(sample: Sample, above: Session, own: Session, limit: float, mem
             if name not in held or value.dtype.kind != "f" or held[name].shape != value.shape:
                 continue
             bad = not np.array_equal(np.isfinite(value), np.isfinite(held[name]))
-            if bad or distance(torch.from_numpy(held[name]), torch.from_numpy(value)) > limit:
+            if bad or distance(tensor_of(held[name]), tensor_of(value)) > limit:
                 node = sample.survey.flat.graph.producer[name]
                 return FirstBad(name, node.proto.name, node.op, node.index, "nonfinite" if bad else "precision",
                                 measure(held[name], value), None, place_of(node).source)

@@ -13,6 +13,7 @@ from onnx import numpy_helper
 from torch import Tensor, nn
 
 import parity
+from parity.asked import AnyInputs
 from parity.errors import FeedError, UsageError
 from parity.original import check_originals, read_example, source_of
 from parity.report.record import Layer
@@ -235,6 +236,40 @@ def test_modules_that_keep_what_they_computed_are_copied() -> None:
     report = parity.compare(module.eval(), torch.ones(2, 8))
     assert report.candidates[0].verdict == "parity"
     assert report.candidates[0].first_bad is None
+
+
+def half(kind: torch.dtype) -> nn.Module:
+    """Two layers in a narrow type."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 4)).eval().to(kind)
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
+def test_modules_in_narrow_types_take_tensors_of_theirs(kind: torch.dtype) -> None:
+    """BF16, which numpy lacks, among them: given as tensors, and seeded where only shapes are given."""
+    report = parity.compare(half(kind), torch.ones(2, 8, dtype=kind), candidates=["pytorch"])
+    assert [(c.target, c.verdict) for c in report.candidates] == [("module", "parity"), ("pytorch", "parity")]
+    seeded = read_example(source_of_module(half(kind)), [], ["input=2x8"], 0)
+    assert seeded["input"].dtype.name == str(kind).removeprefix("torch.")
+
+
+class Nested(nn.Module):
+    """Takes a dict."""
+
+    def forward(self, given: dict[str, Tensor]) -> Tensor:
+        """The sum of its parts."""
+        return given["a"] + given["b"]
+
+
+@pytest.mark.parametrize("inputs", [
+    ({"a": torch.ones(2), "b": torch.ones(2)},), {"a": torch.ones(2), "b": torch.ones(2)},
+    ([torch.ones(2), torch.ones(3)],), {"given": {"a": torch.ones(2), "b": torch.ones(2)}}])
+def test_inputs_within_inputs_are_refused_with_the_way_round(inputs: AnyInputs) -> None:
+    """A dict or list that is one argument is told as that, before anything is run."""
+    with pytest.raises(FeedError) as error:
+        parity.compare(Nested(), inputs)
+    assert "by name or in order" in error.value.hint or "or in their order" in error.value.hint
+    assert "wrap it in a module" in error.value.hint
 
 
 def test_outputs_that_are_no_tensors_are_left_aside(command: CommandLine) -> None:

@@ -20,7 +20,7 @@ from parity.graph.executor import Executor
 from parity.graph.feeds import seeded_feed
 from parity.graph.flatten import inline_functions
 from parity.graph.model import Model
-from parity.graph.ops.call import Arithmetic
+from parity.graph.ops.call import Arithmetic, tensor_of, to_numpy
 from parity.graph.survey import Survey, survey
 from parity.source_model.layout import Layout, distance
 from parity.source_model.mapping import Fault, How, Match, TensorMap
@@ -146,7 +146,7 @@ def _follows(source: SourceModel, flat: Model, control: Arrays | None) -> bool:
         return False
     theirs = [value for o in flat.graph.outputs if isinstance(value := found[o.name], torch.Tensor)]
     return len(ours) == len(theirs) and all(
-        one.shape == other.shape and distance(torch.from_numpy(one), other) <= _ROUNDING
+        one.shape == other.shape and distance(tensor_of(one), other) <= _ROUNDING
         for one, other in zip(ours, theirs, strict=True))
 
 
@@ -170,7 +170,8 @@ def _apart(source: SourceModel, model: Model, control: Arrays) -> float | None:
 
 
 def _wide(array: np.ndarray) -> np.ndarray:
-    return array.astype(np.float64) if array.dtype.kind == "f" else array
+    value = tensor_of(array)
+    return to_numpy(value.double()) if value.is_floating_point() else array
 
 
 def _key(source: SourceModel, model: Model, feed: Arrays) -> str:

@@ -7,11 +7,11 @@ import hashlib
 import inspect
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TypeAlias, cast
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from torch.fx import GraphModule, Interpreter, Node
 from torch.utils._pytree import tree_flatten, tree_map_only
 
 from parity.errors import FeedError, ModelError
-from parity.graph.ops.call import from_numpy, to_numpy
+from parity.graph.ops.call import tensor_of, to_numpy
 from parity.source_model.place import Place, frames_of, traced_place
 from parity.source_model.recorder import Owners, record
 from parity.source_model.trace import Trace
@@ -75,7 +75,7 @@ class SourceModel:
         digest = hashlib.blake2b(self.name.encode(), digest_size=32)  # twice as fast as SHA-256
         for name, tensor in self.module.state_dict().items():
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(to_numpy(tensor.cpu().contiguous()).data)
+            digest.update(to_numpy(tensor.cpu().contiguous()).reshape(-1).view(np.uint8).data)  # BF16 is no buffer
         return digest.hexdigest()
 
     def run(self, feed: Arrays) -> list[np.ndarray]:
@@ -94,7 +94,7 @@ class SourceModel:
         Raises:
             ModelError: it raises; the user's own frames are in the message.
         """
-        arguments, named = self.arguments(_tensors(feed))
+        arguments, named = self.arguments(tensors_of(feed))
         try:
             with unchanged(module):
                 return tree_map_only(torch.Tensor, torch.clone, module(*arguments, **named))  # it may be a buffer
@@ -126,7 +126,7 @@ class SourceModel:
             ModelError: it fails on these inputs.
         """
         module = self.wide if double else self.module
-        tensors = {n: _widened(t) if double else t for n, t in _tensors(feed).items()}
+        tensors = {n: _widened(t) if double else t for n, t in tensors_of(feed).items()}
         known = {name: ("parameter", p) for name, p in (*module.named_parameters(), *module.named_buffers())}
         known.update((name, ("input", tensor)) for name, tensor in tensors.items())
         if isinstance(module, GraphModule):
@@ -138,6 +138,23 @@ class SourceModel:
         with owners.watched(), unchanged(module):
             return record(lambda: self._guarded(lambda: module(*arguments, **named)), known, double=double,
                           place=owners.place, owners=owners)
+
+    def check_names(self, names: Iterable[str]) -> None:
+        """Make sure that inputs given by name have those of `forward`'s parameters, as far as these are known.
+
+        Raises:
+            FeedError: one has not.
+        """
+        if self.scripted or isinstance(self.module, GraphModule):
+            return
+        parameters = inspect.signature(self.module.forward).parameters
+        unknown = [name for name in names if name not in parameters]
+        if unknown and all(p.kind is not p.VAR_KEYWORD for p in parameters.values()):
+            raise FeedError(f"{self.name} takes {', '.join(parameters) or 'no inputs'}, and no "
+                            f"{', '.join(map(repr, unknown))}",
+                            "Inputs are arrays by the names of forward's parameters, or in their order. Where one of "
+                            "these is a dict or a list, wrap it in a module whose forward takes each tensor of its own "
+                            "and puts them together.")
 
     def arguments(self, tensors: Mapping[str, torch.Tensor],
                   ) -> tuple[Sequence[torch.Tensor], Mapping[str, torch.Tensor]]:
@@ -220,9 +237,9 @@ def _missing(module: nn.Module, arguments: Sequence[torch.Tensor], named: Mappin
             and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
 
 
-def _tensors(feed: Arrays) -> dict[str, torch.Tensor]:
-    # A copy: the module may write into its inputs.
-    return {name: cast("torch.Tensor", from_numpy(array)).clone() for name, array in feed.items()}
+def tensors_of(feed: Arrays) -> dict[str, torch.Tensor]:
+    """A feed as torch has it; copies, since a module may write into its inputs."""
+    return {name: tensor_of(array).clone() for name, array in feed.items()}
 
 
 def _widened(tensor: torch.Tensor) -> torch.Tensor:

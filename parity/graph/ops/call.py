@@ -204,6 +204,18 @@ def _shared(array: np.ndarray) -> Tensor:
         return torch.from_numpy(array)
 
 
+def tensor_of(array: np.ndarray) -> Tensor:
+    """A numpy array of a type that torch has, BF16 included, as a tensor that shares its memory where it can.
+
+    Raises:
+        TypeError: torch has no such type.
+    """
+    value = from_numpy(array)
+    if not isinstance(value, torch.Tensor):
+        raise TypeError(f"torch has no {array.dtype}")
+    return value
+
+
 def is_tensor(value: Value) -> bool:
     """Whether a value is a tensor, and not a sequence or absent."""
     return isinstance(value, torch.Tensor | np.ndarray)
