@@ -81,11 +81,13 @@ def original_of(source: SourceModel, model: Model, feed: Feed) -> Original:
 
     Raises:
         ModelError: one of the two does not run on this feed, or their outputs differ in number, shape or order.
-        FeedError: the module takes another number of inputs.
+        FeedError: the module takes another number of inputs, or it cannot be told which of its arguments they are.
     """
+    from parity.source_model.binding import bound
     from parity.source_model.exporting import check_outputs
     from parity.source_model.mapped import mapped
 
+    source = bound(source, model, feed)
     check_outputs(source, model, feed)
     return Original(source, model, mapped(source, model, feed))
 

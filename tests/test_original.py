@@ -15,11 +15,12 @@ from torch import Tensor, nn
 import parity
 from parity.asked import AnyInputs
 from parity.errors import FeedError, UsageError
-from parity.original import check_originals, read_example, source_of
+from parity.graph.model import Model
+from parity.original import check_originals, original_of, read_example, source_of
 from parity.report.record import Layer
 from parity.source_model.loading import source_of_module
 from parity.targets import Target
-from tests.builders import CommandLine, Outcome, saved
+from tests.builders import CommandLine, Outcome, declared, node, proto_of, saved
 
 CODE = '''"""A small network."""
 import torch
@@ -334,6 +335,50 @@ def test_a_branch_that_an_export_has_baked_in_is_the_exports_fault(command: Comm
     assert bad.kind == "export"
     assert outcome.candidate.outputs[0].passed
     assert "baked in" in outcome.candidate.diagnoses[0].message
+
+
+class Optional(nn.Module):
+    """Has arguments that may be left out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Linear(8, 8)
+
+    def forward(self, x: Tensor, shift: Tensor | None = None, scale: Tensor | None = None) -> Tensor:
+        """[N, 8] each."""
+        y: Tensor = self.a(x)
+        y = y if shift is None else y + shift
+        return y if scale is None else y * scale
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("gain", [1.0, 1.02])
+def test_inputs_without_names_are_given_as_what_they_are(tmp_path: Path, gain: float) -> None:
+    """An argument that was None is no input: what follows it is not given in its place, in a faulty export either."""
+    torch.manual_seed(0)
+    module, path = Optional().eval(), tmp_path / "optional.onnx"
+    torch.onnx.export(module, (torch.ones(2, 8), None, torch.ones(2, 8)), path, dynamo=False)
+    proto = onnx.load(str(path))
+    for weight in proto.graph.initializer:
+        weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight) * np.float32(gain), weight.name))
+    model, draw = Model.from_proto(proto), np.random.default_rng(0)
+    feed = {spec.name: draw.standard_normal((2, 8), np.float32) for spec in model.graph.inputs}
+    original = original_of(source_of_module(module), model, feed)
+    assert [parameter for _, parameter in original.source.given if parameter != "x"] == ["scale"]
+    assert "as scale" in original.source.notes[0]
+    assert (original.mapping.fault is None) == (gain == 1.0)
+
+
+def test_inputs_that_may_be_any_argument_are_refused() -> None:
+    """Where no way of handing them over is right, none is taken for it."""
+    model = Model.from_proto(proto_of(
+        [node("Mul", ["x", "x"], ["xx"]), node("Sin", ["u"], ["v"]), node("Mul", ["xx", "v"], ["y"])],
+        [declared("x", shape=[2, 8]), declared("u", shape=[2, 8])], [declared("y", shape=[2, 8])]))
+    draw = np.random.default_rng(0)
+    with pytest.raises(FeedError, match=r"which arguments .* its inputs 'u' are") as error:
+        original_of(source_of_module(Optional().eval()), model,
+                    {name: draw.standard_normal((2, 8), np.float32) for name in "xu"})
+    assert "input_names" in error.value.hint
 
 
 def test_a_compiled_module_shows_its_outputs_and_boundaries(command: CommandLine) -> None:

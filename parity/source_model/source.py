@@ -40,12 +40,14 @@ class SourceModel:
         name: what to call it: "package.module:factory" or a file.
         program: the exported program, where that is what was given.
         training: paths of the modules that behave otherwise in training and were left in that mode.
+        given: inputs of an export and the parameters of `forward` that these are, where the names do not say it.
     """
 
     module: nn.Module
     name: str
     program: ExportedProgram | None = None
     training: tuple[str, ...] = ()
+    given: tuple[tuple[str, str], ...] = ()
 
     @property
     def scripted(self) -> bool:
@@ -55,12 +57,17 @@ class SourceModel:
     @property
     def notes(self) -> tuple[str, ...]:
         """What a reader should know."""
-        if not self.training:
-            return ()
-        some = ", ".join(repr(p) for p in self.training[:3]) + (" and more" if len(self.training) > 3 else "")
-        note = (f"{self.name} was handed over in training mode, in which {some} would draw at random or follow the "
-                "batch; it was compared, and exported, in evaluation mode. Call .eval() before exporting.")
-        return (note,)
+        notes = []
+        if self.training:
+            some = ", ".join(repr(p) for p in self.training[:3]) + (" and more" if len(self.training) > 3 else "")
+            notes.append(f"{self.name} was handed over in training mode, in which {some} would draw at random or "
+                         "follow the batch; it was compared, and exported, in evaluation mode. Call .eval() before "
+                         "exporting.")
+        if self.given:
+            said = " and ".join(f"{name!r} as {parameter}" for name, parameter in self.given)
+            notes.append(f"The .onnx does not name all of its inputs after arguments of {self.name}, so these were "
+                         f"tried: it was given {said}, with which it returns what the .onnx does, or nearly.")
+        return tuple(notes)
 
     @cached_property
     def wide(self) -> nn.Module:
@@ -72,7 +79,7 @@ class SourceModel:
     @cached_property
     def digest(self) -> str:
         """Hash of its weights and of what it is."""
-        digest = hashlib.blake2b(self.name.encode(), digest_size=32)  # twice as fast as SHA-256
+        digest = hashlib.blake2b(f"{self.name} {self.given}".encode(), digest_size=32)  # twice as fast as SHA-256
         for name, tensor in self.module.state_dict().items():
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             digest.update(to_numpy(tensor.cpu().contiguous()).reshape(-1).view(np.uint8).data)  # BF16 is no buffer
@@ -158,7 +165,7 @@ class SourceModel:
 
     def arguments(self, tensors: Mapping[str, torch.Tensor],
                   ) -> tuple[Sequence[torch.Tensor], Mapping[str, torch.Tensor]]:
-        """How a feed is handed to the model: by name where the names are those of `forward`, else in order.
+        """How a feed is handed to the model: by name where these are known to be `forward`'s, else in order.
 
         Raises:
             FeedError: it takes another number of inputs.
@@ -166,8 +173,9 @@ class SourceModel:
         if self.scripted or isinstance(self.module, GraphModule):
             return list(tensors.values()), {}
         parameters = inspect.signature(self.module.forward).parameters
-        if set(tensors) <= set(parameters):
-            return [], tensors
+        named = {dict(self.given).get(name, name): tensor for name, tensor in tensors.items()}
+        if named.keys() <= parameters.keys():
+            return [], named
         kinds = [p.kind for p in parameters.values()]
         if inspect.Parameter.VAR_POSITIONAL not in kinds and len(tensors) > len(parameters):
             raise FeedError(f"{self.name} takes {len(parameters)} inputs ({', '.join(parameters)}), the ONNX model "
