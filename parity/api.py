@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from onnx import ModelProto
 
 from parity.analysis.tasks import task_limits
@@ -34,6 +35,7 @@ from parity.contenders import Contender, Request, contenders_of, feeds_of, load_
 from parity.errors import FeedError, ParityError, UsageError
 from parity.graph.feeds import check_feed
 from parity.graph.model import Model
+from parity.graph.ops.call import to_numpy
 from parity.original import Original, check_originals, is_original, original_of, read_example, source_of
 from parity.precision.calibration import Calibration
 from parity.report.record import InputFacts, Report
@@ -235,13 +237,21 @@ def _array(value: object) -> np.ndarray:
     """A numpy array of anything that is one, a tensor that requires gradients or sits on a GPU among them.
 
     Raises:
-        FeedError: it is a list of lists of unequal lengths, say.
+        FeedError: it is a list of lists of unequal lengths, say, or holds several inputs.
     """
-    detach = getattr(value, "detach", None)
+    if isinstance(value, (Mapping, list, tuple)) and any(_holds_arrays(part) for part in (
+            value.values() if isinstance(value, Mapping) else value)):
+        raise FeedError(f"a {type(value).__name__} of arrays is given as one input",
+                        "Inputs are arrays by name or in order. Where forward takes a dict or a list, wrap it in a "
+                        "module whose forward takes each tensor of its own and puts them together.")
     try:
-        return np.asarray(value if detach is None else detach().cpu().numpy())
+        return to_numpy(value) if isinstance(value, torch.Tensor) else np.asarray(value)
     except (TypeError, ValueError) as error:
         raise FeedError(f"a {type(value).__name__} is no array ({error})", "Give numpy arrays or tensors.") from error
+
+
+def _holds_arrays(value: object) -> bool:
+    return isinstance(value, (Mapping, np.ndarray, torch.Tensor))
 
 
 def _labels(given: AnyLabels | None) -> np.ndarray | None:

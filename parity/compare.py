@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from parity.analysis.attribute import pool
-from parity.analysis.outputs import drawn_tensors
 from parity.analysis.portrait import reads_of
 from parity.analysis.tasks import propose
 from parity.backends.base import Feed, backend_of
@@ -28,7 +27,8 @@ from parity.graph.model import Model
 from parity.ladder import climb, pooled
 from parity.original import MODULE, Original, check_originals, is_original, original_of
 from parity.precision.calibration import Calibration
-from parity.report.assemble import with_energies, with_export_findings, with_places, with_shares, worst_of
+from parity.report.assemble import with_energies, with_places, with_shares, worst_of
+from parity.report.exported import with_export_findings
 from parity.report.modules import with_modules
 from parity.report.record import Candidate, InputFacts, Reference, Report, Rung, Verdict
 from parity.sample import INTERRUPTED, Sample, facts_of, reference_run
@@ -122,7 +122,7 @@ def _told(contender: Contender, candidate: Candidate, flat: Model) -> Candidate:
     """The module's row with where its export fails; any other as it is."""
     if contender.original is None or contender.target != MODULE:
         return candidate
-    return with_export_findings(candidate, contender.original.mapping, drawn_tensors(flat))
+    return with_export_findings(candidate, contender.original.mapping, flat)
 
 
 def _pooled(samples: Sequence[Examined]) -> Candidate:

@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
-import torch
 
 from parity.analysis.match import comparable_tensors
 from parity.analysis.measure import measure
@@ -24,6 +23,7 @@ from parity.contenders import Contender
 from parity.errors import BackendFailed, BackendUnavailable, ModelError
 from parity.examine import Examined
 from parity.graph.model import Model
+from parity.graph.ops.call import tensor_of
 from parity.graph.store import TensorStore
 from parity.original import MODULE, TRUTH, Original
 from parity.report.record import Candidate, FirstBad, Rung
@@ -31,6 +31,7 @@ from parity.report.rungs import Stage
 from parity.sample import Options, Sample
 from parity.source_model.layout import distance
 from parity.source_model.place import place_of
+from parity.source_model.rounded import rounded_weights
 from parity.targets import VARIANTS, Target
 
 Arrays = Mapping[str, np.ndarray]
@@ -38,8 +39,9 @@ Arrays = Mapping[str, np.ndarray]
 Ran = Sequence[tuple[Contender, Examined]]
 
 _GOLD, _TORCH = Target("pytorch", "", "fp64"), Target("pytorch")
-# Relative L2 in FP64: another order of sums; and what constants rounded to FP32 (6e-8 each) make of it.
-_EXACT, _ROUNDED = 1e-12, 1e-6
+# Relative L2 in FP64: another order of sums; and what constants rounded to FP32 (6e-8 each) make of it, or to a coarser
+# type in units of its roundoff.
+_EXACT, _ROUNDED, _UNITS = 1e-12, 1e-6, 4
 _DRAWN = "What depends on random numbers is compared on no rung: {}."
 _IN_FP64 = "In FP64, where nothing rounds, the export {}."
 
@@ -161,9 +163,12 @@ class _Ladder:
                      for o in self._judged(truth, self.sample.gold, DEFAULTS["fp64"])), default=math.nan)
         if math.isnan(apart):
             return ""
+        kind, roundoff = rounded_weights(self.sample.survey.flat)
         return _IN_FP64.format(
             "computes what the module does" if apart <= _EXACT else
             f"is off the module by {apart:.1e}: its constants are rounded to FP32" if apart <= _ROUNDED else
+            f"is off the module by {apart:.1e}, which constants rounded to {kind} may explain"
+            if kind != "FP32" and apart <= _UNITS * roundoff else
             f"is off the module by {apart:.1e}: it computes something else")
 
     def _judged(self, above: Arrays, outputs: Arrays, tolerance: Tolerance) -> tuple[OutputFinding, ...]:
@@ -249,7 +254,7 @@ def _first_apart(sample: Sample, above: Session, own: Session, limit: float, mem
             if name not in held or value.dtype.kind != "f" or held[name].shape != value.shape:
                 continue
             bad = not np.array_equal(np.isfinite(value), np.isfinite(held[name]))
-            if bad or distance(torch.from_numpy(held[name]), torch.from_numpy(value)) > limit:
+            if bad or distance(tensor_of(held[name]), tensor_of(value)) > limit:
                 node = sample.survey.flat.graph.producer[name]
                 return FirstBad(name, node.proto.name, node.op, node.index, "nonfinite" if bad else "precision",
                                 measure(held[name], value), None, place_of(node).source)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -82,11 +81,13 @@ def original_of(source: SourceModel, model: Model, feed: Feed) -> Original:
 
     Raises:
         ModelError: one of the two does not run on this feed, or their outputs differ in number, shape or order.
-        FeedError: the module takes another number of inputs.
+        FeedError: the module takes another number of inputs, or it cannot be told which of its arguments they are.
     """
+    from parity.source_model.binding import bound
     from parity.source_model.exporting import check_outputs
     from parity.source_model.mapped import mapped
 
+    source = bound(source, model, feed)
     check_outputs(source, model, feed)
     return Original(source, model, mapped(source, model, feed))
 
@@ -116,11 +117,11 @@ def source_of(model: object) -> SourceModel | None:
     from torch.export import ExportedProgram
 
     from parity.source_model.loading import source_of_module
-    from parity.source_model.source import SourceModel
+    from parity.source_model.source import SourceModel, copied
 
     if isinstance(model, ExportedProgram):
         return SourceModel(model.module(check_guards=False), "the exported program", model)
-    return source_of_module(copy.deepcopy(model)) if isinstance(model, nn.Module) else None
+    return source_of_module(copied(model)) if isinstance(model, nn.Module) else None
 
 
 def read_example(source: SourceModel, files: Sequence[str], shapes: Sequence[str], seed: int) -> dict[str, np.ndarray]:
@@ -129,8 +130,8 @@ def read_example(source: SourceModel, files: Sequence[str], shapes: Sequence[str
     Args:
         source: the model.
         files: of arrays under the names of `forward`'s parameters, or NAME=FILE; others in them are left alone.
-        shapes: NAME=AxBxC of seeded inputs, FP32 or, where it does not run on these, integers; neither files nor
-            shapes: what an exported program was made on.
+        shapes: NAME=AxBxC of seeded inputs, FP32 or, where it does not run on these, integers or the type of its
+            parameters; neither files nor shapes: what an exported program was made on.
         seed: for these.
 
     Raises:
@@ -159,19 +160,27 @@ def read_example(source: SourceModel, files: Sequence[str], shapes: Sequence[str
 
 
 def _in_its_types(source: SourceModel, floats: dict[str, np.ndarray], seed: int) -> dict[str, np.ndarray]:
-    """Seeded inputs, as few of them integers as the model runs with; as they are where it never does.
+    """Seeded inputs, as few of them integers as the model runs with, and floats of its own type where it takes no FP32.
 
-    What reads tables wants integers. 0 and 1 are rows of every table: these are only to export on, and the graph then
-    tells what else may stand there.
+    They are as they are where it never runs. What reads tables wants integers. 0 and 1 are rows of every table: these
+    are only to export on, and the graph then tells what else may stand there.
     """
     random = np.random.default_rng(seed)
     whole = {name: random.integers(0, 2, array.shape) for name, array in floats.items()}
-    for size in range(min(len(floats), _MOST_TRIED) + 1):
-        for names in combinations(floats, size):
-            found = {name: whole[name] if name in names else floats[name] for name in floats}
-            if _runs(source, found):
-                return found
+    for kind in dict.fromkeys((np.dtype(np.float32), *_types(source))):
+        own = {name: array.astype(kind) for name, array in floats.items()}
+        for size in range(min(len(floats), _MOST_TRIED) + 1):
+            for names in combinations(floats, size):
+                found = {name: whole[name] if name in names else own[name] for name in floats}
+                if _runs(source, found):
+                    return found
     return floats
+
+
+def _types(source: SourceModel) -> list[np.dtype]:
+    """The floating-point types of a model's parameters."""
+    return [to_numpy(weight.reshape(-1)[:1]).dtype for weight in source.module.parameters()
+            if weight.is_floating_point() and weight.numel()]
 
 
 def _runs(source: SourceModel, feed: Feed) -> bool:

@@ -27,6 +27,7 @@ from parity.source_model.exporting import export
 from parity.source_model.loading import source_of_module
 from parity.targets import Target
 from tests.builders import declared, node, proto_of
+from tests.source_model.models import Turning
 
 ORT = Target("onnxruntime")
 
@@ -96,6 +97,30 @@ def test_an_export_fault_enters_at_the_export() -> None:
     assert "computes something else" in found.note
     assert [r.name for r in report.ladder if not r.passed] == ["pytorch"]
     assert rungs(report)["module"].first_bad is None
+
+
+def added(proto: onnx.ModelProto) -> None:
+    """A difference becomes a sum."""
+    next(n for n in proto.graph.node if n.op_type == "Sub").op_type = "Add"
+
+
+def test_a_fault_among_tensors_that_the_module_lacks_is_the_exports() -> None:
+    """The nodes are named together, with the figure at their end, and the rung is the export's and not the module's."""
+    torch.manual_seed(0)
+    report = of_module(Turning().eval(), inputs(), ORT, edit=added)
+    module, found = report.candidates[0], rungs(report)
+    bad = module.first_bad
+    assert bad is not None
+    assert (bad.tensor, bad.kind) == (module.outputs[0].tensor, "export")
+    assert bad.accumulated == module.outputs[0].accumulated
+    assert len(bad.region) > 4
+    assert found["module"].passed
+    assert found["module"].first_bad is None
+    assert found["pytorch"].first_bad == bad
+    said = next(d for d in module.diagnoses if d.cause == "export-fault")
+    assert said.tensor == bad.tensor
+    assert f"'{bad.tensor}' is off by" in said.message
+    assert f"one of the {len(bad.region)} nodes after" in said.message
 
 
 class Squashed(nn.Module):
@@ -173,6 +198,44 @@ def test_an_export_fault_beside_random_numbers_is_told() -> None:
     bad = report.candidates[0].first_bad
     assert bad is not None
     assert bad.kind == "export"
+
+
+class Autocast(nn.Module):
+    """Computes two layers in BF16, as training loops do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(8, 8), nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, 8] to the same shape."""
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            y: Tensor = self.b(torch.relu(self.a(x)))
+        return y.float()
+
+
+def test_what_autocast_rounds_is_no_fault_of_the_export() -> None:
+    """Weights that the exporter stores in BF16 are the module's, rounded: nothing is named."""
+    torch.manual_seed(0)
+    report = of_module(Autocast().eval(), inputs())
+    assert report.candidates[0].first_bad is None
+    assert report.candidates[0].diagnoses == ()
+    assert all(rung.passed and rung.first_bad is None for rung in report.ladder)
+    assert "rounded to BF16 may explain" in rungs(report)["pytorch"].note
+
+
+def test_a_fault_among_rounded_weights_is_the_exports() -> None:
+    """A weight that is not the module's rounded one is wrong."""
+    def scale(proto: onnx.ModelProto) -> None:
+        gemm = [n for n in proto.graph.node if n.op_type == "Gemm"][1]
+        weight = next(w for w in proto.graph.initializer if w.name == gemm.input[1])
+        changed = (numpy_helper.to_array(weight).astype(np.float32) * 1.25).astype(numpy_helper.to_array(weight).dtype)
+        weight.CopyFrom(numpy_helper.from_array(changed, weight.name))
+
+    torch.manual_seed(0)
+    bad = of_module(Autocast().eval(), inputs(), edit=scale).candidates[0].first_bad
+    assert bad is not None
+    assert (bad.op, bad.tensor, bad.kind) == ("Gemm", "linear_1", "export")
 
 
 class Wide(nn.Module):

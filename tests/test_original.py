@@ -12,12 +12,15 @@ import torch
 from onnx import numpy_helper
 from torch import Tensor, nn
 
+import parity
+from parity.asked import AnyInputs
 from parity.errors import FeedError, UsageError
-from parity.original import check_originals, read_example, source_of
+from parity.graph.model import Model
+from parity.original import check_originals, original_of, read_example, source_of
 from parity.report.record import Layer
 from parity.source_model.loading import source_of_module
 from parity.targets import Target
-from tests.builders import CommandLine, Outcome, saved
+from tests.builders import CommandLine, Outcome, declared, node, proto_of, saved
 
 CODE = '''"""A small network."""
 import torch
@@ -227,6 +230,49 @@ def test_the_users_own_module_is_left_as_it_is() -> None:
     assert source_of("model.onnx") is None
 
 
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
+def test_modules_that_keep_what_they_computed_are_copied() -> None:
+    """The older weight_norm leaves a tensor with a gradient function on the module, which torch refuses to copy."""
+    module = nn.Sequential(nn.utils.weight_norm(nn.Linear(8, 8)), nn.ReLU(), nn.utils.spectral_norm(nn.Linear(8, 4)))
+    report = parity.compare(module.eval(), torch.ones(2, 8))
+    assert report.candidates[0].verdict == "parity"
+    assert report.candidates[0].first_bad is None
+
+
+def half(kind: torch.dtype) -> nn.Module:
+    """Two layers in a narrow type."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 4)).eval().to(kind)
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
+def test_modules_in_narrow_types_take_tensors_of_theirs(kind: torch.dtype) -> None:
+    """BF16, which numpy lacks, among them: given as tensors, and seeded where only shapes are given."""
+    report = parity.compare(half(kind), torch.ones(2, 8, dtype=kind), candidates=["pytorch"])
+    assert [(c.target, c.verdict) for c in report.candidates] == [("module", "parity"), ("pytorch", "parity")]
+    seeded = read_example(source_of_module(half(kind)), [], ["input=2x8"], 0)
+    assert seeded["input"].dtype.name == str(kind).removeprefix("torch.")
+
+
+class Nested(nn.Module):
+    """Takes a dict."""
+
+    def forward(self, given: dict[str, Tensor]) -> Tensor:
+        """The sum of its parts."""
+        return given["a"] + given["b"]
+
+
+@pytest.mark.parametrize("inputs", [
+    ({"a": torch.ones(2), "b": torch.ones(2)},), {"a": torch.ones(2), "b": torch.ones(2)},
+    ([torch.ones(2), torch.ones(3)],), {"given": {"a": torch.ones(2), "b": torch.ones(2)}}])
+def test_inputs_within_inputs_are_refused_with_the_way_round(inputs: AnyInputs) -> None:
+    """A dict or list that is one argument is told as that, before anything is run."""
+    with pytest.raises(FeedError) as error:
+        parity.compare(Nested(), inputs)
+    assert "by name or in order" in error.value.hint or "or in their order" in error.value.hint
+    assert "wrap it in a module" in error.value.hint
+
+
 def test_outputs_that_are_no_tensors_are_left_aside(command: CommandLine) -> None:
     """Of a nested result with text and None in it, the tensors are the outputs, integers among them."""
     outcome = command.compare("--torch", "small_net:Many", *SHAPE)
@@ -289,6 +335,50 @@ def test_a_branch_that_an_export_has_baked_in_is_the_exports_fault(command: Comm
     assert bad.kind == "export"
     assert outcome.candidate.outputs[0].passed
     assert "baked in" in outcome.candidate.diagnoses[0].message
+
+
+class Optional(nn.Module):
+    """Has arguments that may be left out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Linear(8, 8)
+
+    def forward(self, x: Tensor, shift: Tensor | None = None, scale: Tensor | None = None) -> Tensor:
+        """[N, 8] each."""
+        y: Tensor = self.a(x)
+        y = y if shift is None else y + shift
+        return y if scale is None else y * scale
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("gain", [1.0, 1.02])
+def test_inputs_without_names_are_given_as_what_they_are(tmp_path: Path, gain: float) -> None:
+    """An argument that was None is no input: what follows it is not given in its place, in a faulty export either."""
+    torch.manual_seed(0)
+    module, path = Optional().eval(), tmp_path / "optional.onnx"
+    torch.onnx.export(module, (torch.ones(2, 8), None, torch.ones(2, 8)), path, dynamo=False)
+    proto = onnx.load(str(path))
+    for weight in proto.graph.initializer:
+        weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight) * np.float32(gain), weight.name))
+    model, draw = Model.from_proto(proto), np.random.default_rng(0)
+    feed = {spec.name: draw.standard_normal((2, 8), np.float32) for spec in model.graph.inputs}
+    original = original_of(source_of_module(module), model, feed)
+    assert [parameter for _, parameter in original.source.given if parameter != "x"] == ["scale"]
+    assert "as scale" in original.source.notes[0]
+    assert (original.mapping.fault is None) == (gain == 1.0)
+
+
+def test_inputs_that_may_be_any_argument_are_refused() -> None:
+    """Where no way of handing them over is right, none is taken for it."""
+    model = Model.from_proto(proto_of(
+        [node("Mul", ["x", "x"], ["xx"]), node("Sin", ["u"], ["v"]), node("Mul", ["xx", "v"], ["y"])],
+        [declared("x", shape=[2, 8]), declared("u", shape=[2, 8])], [declared("y", shape=[2, 8])]))
+    draw = np.random.default_rng(0)
+    with pytest.raises(FeedError, match=r"which arguments .* its inputs 'u' are") as error:
+        original_of(source_of_module(Optional().eval()), model,
+                    {name: draw.standard_normal((2, 8), np.float32) for name in "xu"})
+    assert "input_names" in error.value.hint
 
 
 def test_a_compiled_module_shows_its_outputs_and_boundaries(command: CommandLine) -> None:

@@ -102,7 +102,7 @@ def check_feed(model: Model, feed: Feed) -> None:
 def _check_dtype(spec: TensorSpec, array: np.ndarray) -> None:
     if spec.dtype is None or array.dtype == spec.dtype:
         return
-    exact = np.can_cast(array.dtype, spec.dtype, "safe") if array.dtype.kind in "biuf" else False
+    exact = np.can_cast(array.dtype, spec.dtype, "safe") if array.dtype.kind in "biufV" else False
     loses = "which loses nothing" if exact else "if what that loses does not matter"
     hint = f"Convert it with array.astype({str(spec.dtype)!r}), {loses}, and save it again."
     raise FeedError(f"input {spec.name!r} is {array.dtype}; the model wants {describe(spec)}", hint)

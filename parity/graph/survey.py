@@ -33,12 +33,14 @@ class Survey:
         outputs: values of the graph outputs.
         sizes: bytes of each tensor that a node of `flat` makes; sequences, and types that numpy lacks, have none.
         forms: element type and shape of each tensor that a node of `flat` makes, but for sequences.
+        branches: of each If of the main graph, in order, the tensor that decides it, and what that was.
     """
 
     flat: Model
     outputs: Mapping[str, np.ndarray]
     sizes: Mapping[str, int]
     forms: Mapping[str, Form] = field(default_factory=dict)
+    branches: tuple[tuple[str, bool], ...] = ()
 
 
 def survey(model: Model, feed: Mapping[str, np.ndarray], seed: int = 0) -> Survey:
@@ -53,9 +55,12 @@ def survey(model: Model, feed: Mapping[str, np.ndarray], seed: int = 0) -> Surve
         ModelError: it does not run on these inputs.
     """
     flat = inline_functions(model)
-    if any(node.op == "If" for node in flat.graph.nodes):
+    branches: tuple[tuple[str, bool], ...] = ()
+    choices = [node for node in flat.graph.nodes if node.op == "If"]
+    if choices:
         scout = Executor(flat, seed=seed)
         scout.run(feed)
+        branches = tuple((n.inputs[0], scout.branches[n.outputs[0]]) for n in choices if n.outputs[0] in scout.branches)
         flat = inline_branches(flat, scout.branches)
     results = {o.name for o in flat.graph.outputs}
     sizes: dict[str, int] = {}
@@ -66,4 +71,4 @@ def survey(model: Model, feed: Mapping[str, np.ndarray], seed: int = 0) -> Surve
         sizes.update((n, v.nbytes) for n, v in tensors.items() if v.dtype.kind != "V")
         forms.update((n, Form(v.dtype, v.shape)) for n, v in tensors.items())
         outputs.update((n, v) for n, v in tensors.items() if n in results)
-    return Survey(flat, outputs, sizes, forms)
+    return Survey(flat, outputs, sizes, forms, branches)

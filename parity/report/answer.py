@@ -119,6 +119,10 @@ def _look(shown: Candidate) -> str:
 
 def _between(found: FirstBad) -> str:
     start = ", ".join(map(words.short, found.after[:2])) or "the weights"
+    if found.kind == "export":
+        return (f"Export again, and look at what becomes of {words.short(found.source or found.tensor)}: it is one of "
+                f"{len(found.region):,} nodes between {start} and {words.short(found.tensor)}, and no runtime made "
+                "this.")
     return (f"Look between {start} and {words.short(found.tensor)}: have more tensors of these "
             f"{len(found.region):,} nodes shown or saved.")
 

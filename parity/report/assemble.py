@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from parity.analysis.attribute import Pooled
 from parity.analysis.cuts import Search
-from parity.analysis.diagnose import Diagnosis
 from parity.analysis.localize import Divergence
 from parity.analysis.measure import Comparison
 from parity.analysis.outputs import OutputFinding, top1
@@ -19,7 +18,6 @@ from parity.graph.graph import Node
 from parity.graph.model import Model
 from parity.report.modules import with_modules
 from parity.report.record import Attribution, Candidate, FirstBad, Kind, Layer, Report, TaskAccuracy, TaskResult
-from parity.source_model.mapping import Match, TensorMap
 from parity.source_model.place import Place, place_of
 
 
@@ -185,50 +183,6 @@ def _placed(candidate: Candidate, places: Mapping[str, Place]) -> Candidate:
 
     return replace(candidate, outputs=tuple(map(row, candidate.outputs)), tensors=tuple(map(row, candidate.tensors)),
                    first_bad=_traced(candidate.first_bad, places))
-
-
-_EXPORT_FAULT = ("The export is not the module{}: in FP64, and at the module's own inputs, {!r} is off by {:.1e} "
-                 "(relative L2). This was made when the model was exported, and by no runtime.")
-_BAKED_IN = ("The export is not the module{}: on these inputs {!r} is right in FP64, on others of the same shapes it "
-             "is off{}. A value of the example inputs, or the branch that they take, was baked in at the export.")
-_RIGHT = 5e-7  # relative L2 in FP64, as `matching.TOLERANCE`
-
-
-def with_export_findings(candidate: Candidate, mapping: TensorMap, drawn: Collection[str] = ()) -> Candidate:
-    """The module's row with the first tensor that its export computes otherwise.
-
-    Where the outputs agree, a tensor that the FP32 run names and FP64 clears is named no more: that is rounding, or
-    another way of writing a mask, and not the export's doing.
-
-    Args:
-        candidate: the module held against its export.
-        mapping: of the two, made in FP64 at equal inputs, so that no runtime and no rounding is in its faults.
-        drawn: tensors that depend on random numbers, which the two draw differently: no fault of the export.
-    """
-    faults = [m for m in mapping.matches.values() if not m.agrees]
-    if faults and faults[0].tensor not in drawn:
-        faults = list(mapping.faults)
-    fault = next((m for m in faults if m.tensor not in drawn), None)
-    if fault is not None:
-        return _with_export_fault(candidate, fault)
-    match = None if candidate.first_bad is None else mapping.matches.get(candidate.first_bad.tensor)
-    cleared = match is not None and match.agrees and candidate.verdict == "parity"
-    return replace(candidate, first_bad=None, diagnoses=()) if cleared else candidate
-
-
-def _with_export_fault(candidate: Candidate, fault: Match) -> Candidate:
-    place = fault.place
-    where = f" {place.module!r}" * bool(place.module) + f" at {place.source} `{place.text}`" * bool(place.source)
-    figures = {"error": fault.error} | ({} if fault.control is None else {"error on other inputs": fault.control})
-    message = _EXPORT_FAULT.format(where, fault.tensor, fault.error)
-    if fault.error <= _RIGHT:
-        by = "" if fault.control is None else f" by {fault.control:.1e} (relative L2)"
-        message = _BAKED_IN.format(where, fault.tensor, by)
-    said = Diagnosis("export-fault", fault.tensor, message, figures)
-    row = next((r for r in candidate.tensors if r.tensor == fault.tensor), None)
-    bad = candidate.first_bad if row is None else FirstBad(
-        row.tensor, row.node, row.op, row.index, "export", row.accumulated, row.local, row.source)
-    return replace(candidate, first_bad=bad, diagnoses=(said, *candidate.diagnoses))
 
 
 def _module(place: Place) -> str | None:

@@ -23,7 +23,7 @@ from parity.graph.ops.call import from_numpy, is_tensor, to_numpy
 from parity.graph.scratch import temporary_folder
 from parity.source_model.layout import distance
 from parity.source_model.place import frames_of, traced_place
-from parity.source_model.source import SourceModel
+from parity.source_model.source import SourceModel, tensors_of
 
 # Beyond this an output is another one, and not one that rounds otherwise.
 _SAME = 1e-2
@@ -56,10 +56,13 @@ def export(source: SourceModel, inputs: Mapping[str, np.ndarray] | Sequence[np.n
         opset: version to export to; None for the exporter's own choice.
 
     Raises:
+        FeedError: `forward` has no parameter of a name.
         ModelError: it does not run on these inputs; or it cannot be exported, and the exporter's reason.
     """
+    if isinstance(inputs, Mapping):
+        source.check_names(inputs)
     named = dict(inputs) if isinstance(inputs, Mapping) else {str(i): a for i, a in enumerate(inputs)}
-    arguments, keywords = source.arguments({n: torch.as_tensor(a) for n, a in named.items()})
+    arguments, keywords = source.arguments(tensors_of(named))
     with _quiet(), torch.no_grad():  # what does not run here is no problem of its export
         leaves = tree_flatten(source.called(source.module, named))[0]
     names = list(inputs) if isinstance(inputs, Mapping) else None

@@ -11,6 +11,8 @@ import torch
 # Axes beyond which permutations are not tried: 720 of them.
 _MOST_AXES = 6
 _SAMPLES = 64
+# How many times nearer another order of elements must be before numbers that differ are taken for it.
+_CLEARLY = 4
 _FLOAT32_MAX = torch.finfo(torch.float32).max
 
 
@@ -81,6 +83,27 @@ def find_layout(value: torch.Tensor, wanted: torch.Tensor, tolerance: float) -> 
         if apart <= tolerance:
             return layout, apart
     return None
+
+
+def nearest_layout(value: torch.Tensor, wanted: torch.Tensor) -> tuple[Layout, float]:
+    """How to lay out a value that has other numbers than `wanted`, so that what is left apart is the numbers.
+
+    Args:
+        value: any tensor.
+        wanted: another of as many elements, at least one.
+
+    Returns:
+        The layout and how far apart the two are then: the plain one, unless another is nearer several times over.
+    """
+    shape = tuple(wanted.shape)
+    places = torch.linspace(0, wanted.numel() - 1, min(_SAMPLES, wanted.numel())).long()
+    samples, flat = wanted.reshape(-1)[places], value.reshape(-1)
+    indices = torch.arange(value.numel()).reshape(value.shape)
+    plain = Layout.plain(shape)
+    best = min(_layouts(tuple(value.shape), shape),
+               key=lambda layout: distance(samples, flat[layout.apply(indices).reshape(-1)[places]]))
+    straight, apart = distance(wanted, value), distance(wanted, best.apply(value))
+    return (best, apart) if apart < straight / _CLEARLY else (plain, straight)
 
 
 def _layouts(given: tuple[int, ...], wanted: tuple[int, ...]) -> Iterator[Layout]:

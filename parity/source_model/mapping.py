@@ -56,6 +56,32 @@ class Match:
     place: Place
 
 
+@dataclass(frozen=True)
+class Fault:
+    """Where an export went wrong.
+
+    Attributes:
+        match: the first tensor that is known to disagree: there it was measured.
+        hidden: tensors before it that are no activation, or one put together in another order, in the graph's order.
+            What makes one of these, or the first to disagree, is wrong: of the rest something is known that agrees.
+        after: what all of these are computed from.
+        reordered: a transposition before it, matched or not, with which everything would be right in another order of
+            axes, and which therefore is wrong; empty where there is none.
+        branch: a tensor before it that decides a branch, and decides for another than the module takes.
+    """
+
+    match: Match
+    hidden: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
+    reordered: str = ""
+    branch: str = ""
+
+    @property
+    def begins(self) -> str:
+        """The earliest tensor at which it may be."""
+        return self.reordered or self.branch or next(iter(self.hidden), self.match.tensor)
+
+
 @dataclass(frozen=True, eq=False)
 class TensorMap:
     """The map of one export.
@@ -65,7 +91,7 @@ class TensorMap:
         places: of every floating-point tensor that depends on the inputs, matched or not.
         onnx_runs: full FP64 runs of the ONNX graph that it cost.
         module_runs: the same of the module.
-        origin: where the first disagreement begins, which is no activation that is known; None where it is itself.
+        fault: the first disagreement, and where it begins; None where there is none.
         elsewhere: how far an output of the export is from the module's on other inputs (relative L2, FP64); None where
             they agree there, or that could not be found out.
     """
@@ -74,7 +100,7 @@ class TensorMap:
     places: Mapping[str, Place]
     onnx_runs: float = 1.0
     module_runs: int = 1
-    origin: Match | None = None
+    fault: Fault | None = None
     elsewhere: float | None = None
 
     @property
@@ -94,9 +120,8 @@ class TensorMap:
 
     @property
     def faults(self) -> tuple[Match, ...]:
-        """What does not agree, in the graph's order: the first is where the export went wrong."""
-        found = tuple(m for m in self.matches.values() if not m.agrees)
-        return found if self.origin is None else (self.origin, *found)
+        """What does not agree, in the graph's order."""
+        return tuple(m for m in self.matches.values() if not m.agrees)
 
     @property
     def share(self) -> float:

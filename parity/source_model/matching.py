@@ -8,7 +8,7 @@ other inputs, then the graph around them and the user's line decide; where nothi
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from typing import cast
 
@@ -19,20 +19,17 @@ from parity.errors import ModelError
 from parity.graph.graph import Node
 from parity.graph.model import Model
 from parity.graph.ops.call import Value
-from parity.source_model.evidence import Evidence, Stage
-from parity.source_model.fingerprint import Index
-from parity.source_model.layout import Layout, distance, find_layout
-from parity.source_model.mapping import How, Match, TensorMap
+from parity.source_model.evidence import MOVES, Evidence, Stage
+from parity.source_model.fits import TOLERANCE, Fit, Fits
+from parity.source_model.layout import Layout, distance, nearest_layout
+from parity.source_model.mapping import Fault, How, Match, TensorMap
 from parity.source_model.naming import Located, locate
-from parity.source_model.origin import origin, strayed
+from parity.source_model.origin import strayed, traced_back
 from parity.source_model.place import Place, place_of
 from parity.source_model.sides import Side
 from parity.source_model.trace import Trace
 
 Arrays = Mapping[str, np.ndarray]
-# Relative L2. Constants that the export rounded to FP32 (2⁻²⁴ = 6e-8) move one node's output by about as much; an
-# epsilon of a normalisation, the smallest thing that must not be overlooked, by 1e-6 and more.
-TOLERANCE = 5e-7
 # What a constant rounded to FP32 moves; beyond it an agreement may be what is left of a fault upstream.
 _ROUNDED = 1e-7
 # Their outputs are sums of so many products that none is equal to another by chance.
@@ -67,16 +64,6 @@ def map_tensors(flat: Model, feed: Arrays, trace: Trace, control_feed: Arrays | 
     return _Matcher(main, second, matches, locate(flat, trace) if located is None else located, strict=strict).run()
 
 
-@dataclass(frozen=True)
-class _Fit:
-    """An activation, laid out, and how far it is from a tensor on the inputs, and on the others."""
-
-    activation: str
-    layout: Layout
-    error: float
-    control: float | None
-
-
 class _Matcher:
     """One walk along the graph."""
 
@@ -86,7 +73,7 @@ class _Matcher:
         self.main, self.matches, self.located, self.strict = main, matches, located, strict
         self._second = second
         self.evidence = Evidence(self.flat, self.trace, matches)
-        self.index = Index(self.trace.values, (n for n in self.trace.members if n in self.trace.values))
+        self.fits = Fits(self.trace)
         self.places: dict[str, Place] = {}
 
     @cached_property
@@ -119,30 +106,26 @@ class _Matcher:
             self.matches.update((m.tensor, m) for m in strayed(self.control, self.matches, TOLERANCE))
         ordered = {name: self.matches[name] for name in self.places if name in self.matches}
         places = {n: ordered[n].place if n in ordered else p for n, p in self.places.items()}
-        begins = self._traced_back(ordered)
         asked = self.control if "control" in vars(self) else None
         spent = 1 + (asked.evaluated / max(self.main.evaluated, 1) if asked else 0)
-        return TensorMap(ordered, places, spent, 1 if asked is None else 2, begins)
+        return TensorMap(ordered, places, spent, 1 if asked is None else 2, self._fault(ordered))
 
-    def _traced_back(self, ordered: Mapping[str, Match]) -> Match | None:
-        """Where the first disagreement begins, if that is before the tensor that is known to disagree."""
-        fault = next((m for m in ordered.values() if not m.agrees), None)
-        if fault is None:
+    def _fault(self, ordered: Mapping[str, Match]) -> Fault | None:
+        """The first disagreement, and where it begins."""
+        first = next((m for m in ordered.values() if not m.agrees), None)
+        if first is None:
             return None
         telling = {n for n, m in self.matches.items() if m.error <= _ROUNDED and self._depends(m.activation)}
-        name = origin(self.main, self.matches, frozenset(self.places), telling, fault, self._is_right)
-        if name is None:
-            return None
-        return replace(fault, tensor=name, activation="", how=How.POSITION, place=self.places[name])
+        return traced_back(self.main, self.matches, frozenset(self.places), telling, first, self._is_right)
 
     def _is_right(self, name: str, value: Value) -> bool:
         """Whether a value is what the module has for a tensor; where none is known for it, whether it has it at all."""
         match = self.matches[name]
         if not isinstance(value, torch.Tensor) or not value.is_floating_point():
             return False
-        roots = (self.index.find(value, TOLERANCE) if match.how is How.POSITION
+        roots = (self.fits.roots(value) if match.how is How.POSITION
                  else [self.trace.activations[match.activation].root])
-        return any(self._fit(m, value) for root in roots for m in self.trace.members[root])
+        return any(self.fits.one(m, value) for root in roots for m in self.trace.members[root])
 
     def _depends(self, activation: str) -> bool:
         """Whether an activation is another one on other inputs; what is clipped to zero is not, and tells nothing."""
@@ -176,7 +159,7 @@ class _Matcher:
     def _by_place(self, node: Node, name: str, value: torch.Tensor) -> Match | None:
         """The activation that the exporter's names point to, if it has the values."""
         located = self.located.get(name)
-        fit = None if located is None else self._fit(located.activation, value)
+        fit = None if located is None else self.fits.one(located.activation, value)
         if located is None or fit is None:
             return None
         if node.op in _HEAVY or not self.strict:  # a product of other operands is another on these inputs, too
@@ -184,10 +167,10 @@ class _Matcher:
         fit = replace(fit, control=self._control(name, fit.activation, fit.layout))
         return None if fit.control is not None and fit.control > TOLERANCE else self._made(name, located.how, fit)
 
-    def _equal(self, node: Node, name: str, value: torch.Tensor) -> dict[str, _Fit]:
+    def _equal(self, node: Node, name: str, value: torch.Tensor) -> dict[str, Fit]:
         """The roots that have the values, on both inputs where that was asked."""
-        found = self.index.find(value, TOLERANCE)
-        fits = {root: fit for root in found if (fit := self._fit_any(root, value)) is not None}
+        found = self.fits.roots(value)
+        fits = {root: fit for root in found if (fit := self.fits.any(root, value)) is not None}
         best = min((fit.error for fit in fits.values()), default=0.0)
         fits = {root: fit for root, fit in fits.items() if fit.error <= 30 * best + 1e-13}
         taken = any(self.evidence.claimed.get(root, set()) - {self.evidence.root(name)} for root in fits)
@@ -196,7 +179,7 @@ class _Matcher:
         fits = {r: replace(f, control=self._control(name, f.activation, f.layout)) for r, f in fits.items()}
         return {root: fit for root, fit in fits.items() if fit.control is None or fit.control <= TOLERANCE}
 
-    def _chosen(self, node: Node, name: str, equal: Mapping[str, _Fit], stage: Stage) -> Match | None:
+    def _chosen(self, node: Node, name: str, equal: Mapping[str, Fit], stage: Stage) -> Match | None:
         """The one of several equal ones that the tensor is, where it can be told."""
         if self.evidence.early(name, equal, stage):
             return None
@@ -217,9 +200,9 @@ class _Matcher:
             activation, how = located.activation, located.how
         else:
             there = [r for r in self.evidence.open_below(name, value.numel())
-                     if r in self.trace.values and self._mends(name, value, self.trace.values[r])]
+                     if r in self.trace.values and self._mends(name, value, _laid(self.trace.values[r], value))]
             root = self.evidence.decide(node, name, there, Stage.WALK)
-            if root is None and there and all(self._fit(r, self.trace.values[there[-1]]) for r in there):
+            if root is None and there and all(self.fits.one(r, self.trace.values[there[-1]]) for r in there):
                 root = there[-1]  # they are equal, as a normalisation's steps are where its weights are ones
             if root is None:
                 return None
@@ -227,9 +210,12 @@ class _Matcher:
         held = self.trace.values.get(activation)
         if held is None or held.numel() != value.numel():
             return None
-        shape = tuple(held.shape) if sorted(held.shape) == sorted(value.shape) else tuple(value.shape)
-        fit = _Fit(activation, Layout.plain(shape), distance(held, value), None)
-        return replace(self._made(name, how, fit), agrees=False)
+        if how is How.POSITION:  # its neighbours say which it is, and not in what order of elements
+            layout, apart = nearest_layout(held, value)
+        else:
+            shape = tuple(held.shape) if sorted(held.shape) == sorted(value.shape) else tuple(value.shape)
+            layout, apart = Layout.plain(shape), distance(held, value)
+        return replace(self._made(name, how, Fit(activation, layout, apart, None)), agrees=False)
 
     def _lost(self, node: Node, name: str) -> Match | None:
         """The one activation that no tensor is, of the same module and by the same kind of product, though it differs.
@@ -244,52 +230,43 @@ class _Matcher:
                  if r in self.trace.values and self.trace.values[r].shape == value.shape]
         if len(there) != 1:
             return None
-        fit = _Fit(there[0], Layout.plain(tuple(value.shape)), distance(self.trace.values[there[0]], value), None)
+        fit = Fit(there[0], Layout.plain(tuple(value.shape)), distance(self.trace.values[there[0]], value), None)
         return replace(self._made(name, How.POSITION, fit), agrees=False)
 
     def _mends(self, name: str, value: torch.Tensor, held: torch.Tensor) -> bool:
-        """Whether a node that reads the tensor is right with what is held in its place, and is not as it is."""
-        return any(self._right(reader, name, held.reshape(value.shape)) and not self._right(reader, name, value)
-                   for reader in self.flat.graph.readers.get(name, ()) if not reader.subgraphs)
+        """Whether what is computed from the tensor is right with what is held in its place, and is not as it is.
 
-    def _right(self, reader: Node, name: str, value: torch.Tensor) -> bool:
-        """Whether a node, with this value of one tensor, makes something that the module makes too."""
-        inputs = [value if n == name else self.main.value(n) if n else None for n in reader.inputs]
-        for output, made in zip(reader.proto.output, self.main.executor.evaluate(reader, inputs), strict=False):
-            if isinstance(made, torch.Tensor) and made.is_floating_point() and made.numel():
-                located = self.located.get(output)
-                if located is not None and self._fit(located.activation, made) is not None:
-                    return True
-                if any(self._fit_any(root, made) for root in self.index.find(made, TOLERANCE)):
-                    return True
+        What only moves elements is looked through: it makes something of the module's of all that is the module's.
+        """
+        for reader in (r for r in self.flat.graph.readers.get(name, ()) if not r.subgraphs):
+            ours, theirs = (self._evaluated(reader, name, v) for v in (value, held))
+            moved = [n for n in ours if reader.op in MOVES and self.flat.graph.readers.get(n)]
+            if any(self._mends(n, ours[n], theirs[n]) for n in moved):
+                return True
+            if not moved and self._right(theirs) and not self._right(ours):
+                return True
         return False
 
-    def _made(self, name: str, how: How, fit: _Fit) -> Match:
+    def _evaluated(self, reader: Node, name: str, value: torch.Tensor) -> dict[str, torch.Tensor]:
+        """What a node makes of this value of one tensor: its floating-point outputs."""
+        inputs = [value if n == name else self.main.value(n) if n else None for n in reader.inputs]
+        made = zip(reader.proto.output, self.main.executor.evaluate(reader, inputs), strict=False)
+        return {n: v for n, v in made if isinstance(v, torch.Tensor) and v.is_floating_point() and v.numel()}
+
+    def _right(self, made: Mapping[str, torch.Tensor]) -> bool:
+        """Whether one of a node's outputs is something that the module makes too."""
+        for output, value in made.items():
+            located = self.located.get(output)
+            if located is not None and self.fits.one(located.activation, value) is not None:
+                return True
+            if any(self.fits.any(root, value) for root in self.fits.roots(value)):
+                return True
+        return False
+
+    def _made(self, name: str, how: How, fit: Fit) -> Match:
         place, told = self.trace.activations[fit.activation].place, self.places.get(name, Place())
         return Match(name, fit.activation, how, fit.layout, fit.error, fit.control, agrees=True,
                      place=told if told.file else place)
-
-    def _fit(self, activation: str, value: torch.Tensor) -> _Fit | None:
-        held = self.trace.values.get(activation)
-        if held is None or held.numel() != value.numel():
-            return None
-        apart = distance(value, held)
-        return _Fit(activation, Layout.plain(tuple(value.shape)), apart, None) if apart <= TOLERANCE else None
-
-    def _fit_any(self, root: str, value: torch.Tensor) -> _Fit | None:
-        """Of all that hold a root's elements: one in the tensor's own order, else the root permuted."""
-        members = [m for m in self.trace.members[root] if m in self.trace.values]
-        shape = tuple(value.shape)
-        members.sort(key=lambda m: tuple(self.trace.values[m].shape) != shape)
-        seen = set()
-        for member in members:
-            held = self.trace.values[member]
-            form = held.data_ptr(), tuple(held.shape), held.stride()
-            if form not in seen and (fit := self._fit(member, value)) is not None:
-                return fit
-            seen.add(form)
-        found = find_layout(self.trace.values[root], value, TOLERANCE)
-        return None if found is None else _Fit(root, *found, None)
 
     def _control(self, name: str, activation: str, layout: Layout) -> float | None:
         """How far apart the two are on other inputs; None where that cannot be told."""
@@ -307,6 +284,11 @@ class _Matcher:
         if tuple(value.shape) == layout.shape:
             return distance(value, layout.apply(held))
         return None
+
+
+def _laid(held: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """An activation in the order of elements in which it would be a tensor's value."""
+    return nearest_layout(held, value)[0].apply(held)
 
 
 def _wanted(model: Model) -> frozenset[str]:

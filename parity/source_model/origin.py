@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import permutations
 
@@ -15,40 +15,39 @@ from parity.graph.graph import Node
 from parity.graph.ops.call import Value
 from parity.source_model.evidence import MOVES
 from parity.source_model.layout import distance
-from parity.source_model.mapping import How, Match
+from parity.source_model.mapping import Fault, How, Match
 from parity.source_model.sides import Side
 
 # Nodes through which another order of axes is followed, and how many orders are tried.
-_FAR, _ORDERS = 24, 24
+_FAR, _ORDERS = 40, 24
 
 
-def origin(side: Side, matches: Mapping[str, Match], wanted: frozenset[str], telling: Collection[str], fault: Match,
-           right: Callable[[str, Value], bool]) -> str | None:
-    """The tensor at which the export went wrong, where that is before the first one that disagrees.
+def traced_back(side: Side, matches: Mapping[str, Match], wanted: frozenset[str], telling: Collection[str],
+                first: Match, right: Callable[[str, Value], bool]) -> Fault:
+    """Where the export went wrong, from the first tensor that disagrees.
 
-    A transposition with which, in another order of axes, everything is right as far as the disagreement; else the first
-    tensor on the way there of which nothing is known, and from which on nothing agrees.
+    That is a transposition with which, in another order of axes, everything is right as far as the disagreement; else
+    one of the tensors on the way there of which nothing is known, and with which nothing agrees; else itself.
 
     Args:
         side: the graph on the module's values.
         matches: all there are.
         wanted: the tensors that could be matched.
         telling: the matched tensors that depend on the inputs.
-        fault: the first that disagrees.
+        first: that disagrees.
         right: whether a value is what the module has for a tensor.
-
-    Returns:
-        Its name; None where it is the disagreeing one itself.
     """
-    region = _region(side, matches, wanted, fault.tensor)
+    producer, region = side.flat.graph.producer, _region(side, matches, wanted, first.tensor)
     for name in region:
-        node = side.flat.graph.producer[name]
-        if node.op == "Transpose" and any(right(fault.tensor, v) for v in _reordered(side, node, name, fault.tensor)):
-            return name
-    agreeing = _agreeing(side, matches, telling)
-    fed = wanted | {spec.name for spec in side.flat.graph.inputs}
-    return next((name for name in region if name not in matches and name not in agreeing
-                 and not fed.isdisjoint(side.flat.graph.producer[name].reads)), None)
+        node = producer[name]
+        if node.op == "Transpose" and any(right(first.tensor, v) for v in _reordered(side, node, name, first.tensor)):
+            return Fault(first, reordered=name)
+    given = {spec.name for spec in side.flat.graph.inputs}
+    hidden = [name for name in _doubtful(side, region, matches, telling)
+              if not (wanted | given).isdisjoint(producer[name].reads)]
+    read = dict.fromkeys(n for name in (*hidden, first.tensor) for n in producer[name].reads if n not in hidden)
+    after = tuple(n for n in read if n in given or n in wanted) if hidden else ()
+    return Fault(first, tuple(hidden), after)
 
 
 def strayed(control: Side, matches: Mapping[str, Match], tolerance: float) -> Iterator[Match]:
@@ -89,13 +88,38 @@ def _sure(node: Node, name: str, matches: Mapping[str, Match]) -> bool:
     return node.op not in MOVES or match.how in (How.NAME, How.OUTPUT)
 
 
-def _agreeing(side: Side, matches: Mapping[str, Match], telling: Collection[str]) -> frozenset[str]:
-    """The tensors with which something agrees that is computed from them, and that tells something."""
+def _doubtful(side: Side, region: Sequence[str], matches: Mapping[str, Match], telling: Collection[str]) -> list[str]:
+    """What of a region may be wrong: values that are nowhere in the module, and elements put together as nowhere there.
+
+    Elements that agree in whatever order show that what they were computed from is right. That they were moved rightly
+    shows only where something that was computed of them agrees. Transpositions have been tried in other orders.
+    """
+    computed = _agreeing(side, matches, telling, moved=False)
+    moved = _agreeing(side, matches, telling, moved=True)
+    found = []
+    for name in region:
+        match, node = matches.get(name), side.flat.graph.producer[name]
+        if (match is None and name not in (moved if node.op in MOVES else computed)) or (
+                match is not None and match.how is How.PERMUTED and node.op == "Concat" and name not in moved):
+            found.append(name)
+    return found
+
+
+def _agreeing(side: Side, matches: Mapping[str, Match], telling: Collection[str], *, moved: bool) -> frozenset[str]:
+    """The tensors with which something agrees that is computed from them, and that tells something.
+
+    Args:
+        side: the graph on the module's values.
+        matches: all there are.
+        telling: the matched tensors that depend on the inputs.
+        moved: they were moved rightly, too.
+    """
     found: set[str] = set()
     for node in reversed(side.flat.graph.nodes):
         for name in node.outputs:
             match = matches.get(name)
-            agrees = match is not None and match.agrees and name in telling and _sure(node, name, matches)
+            agrees = match is not None and match.agrees and name in telling and (
+                not moved or node.op not in MOVES or match.how in (How.NAME, How.OUTPUT))
             if agrees or (match is None and name in found):
                 found.update(node.reads)
     return frozenset(found)

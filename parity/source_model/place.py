@@ -16,6 +16,8 @@ from parity.graph.graph import Node
 
 # Frames inside of these say how torch works, not what the user wrote.
 _NOT_THE_USERS = re.compile(r"^<|[/\\](site-packages|dist-packages|torch|onnxscript|lib[/\\]python3\.\d+)[/\\]")
+# What torch writes itself and runs: nobody can look it up.
+_GENERATED = "<eval_with_key>"
 _FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+)')
 _PACKAGE = str(Path(__file__).resolve().parents[1])
 _CALLER = str(Path(__file__).resolve().with_name("source.py"))
@@ -129,9 +131,10 @@ def frames_of(error: BaseException) -> tuple[str, ...]:
 
 
 def _user_frame(trace: str) -> tuple[str, int, str]:
-    """File, line and text of the innermost frame that is the user's; where none is, of the innermost."""
+    """File, line and text of the innermost frame that is the user's; where none is, of the innermost file's."""
     lines = trace.splitlines()
-    frames = [(m["file"], int(m["line"]), i) for i, m in enumerate(map(_FRAME.search, lines)) if m]
+    frames = [(m["file"], int(m["line"]), i) for i, m in enumerate(map(_FRAME.search, lines))
+              if m and not m["file"].startswith(_GENERATED)]
     own = [f for f in frames if not _NOT_THE_USERS.search(f[0])] or frames
     if not own:
         return "", 0, ""

@@ -51,7 +51,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch's ow
         self._names: dict[int, tuple[weakref.ref[torch.Tensor], str]] = {}
         self._held: dict[int, list[str]] = {}  # what lies in a storage
         self.boundaries: list[tuple[str, str]] = []
-        self.branched = False  # whether there was control flow
+        self.branches: list[bool] = []  # the ways that control flow took
         self._sizes: dict[str, int] = {}
         self._first: dict[str, str] = {}  # for each activation, the first that is the same computation
         self._computed: dict[str, str] = {}  # the same by what was computed
@@ -99,8 +99,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch's ow
     def _control_flow(self, func: object, args: Sequence[Any]) -> object:
         if func is not torch.ops.higher_order.cond:
             return NotImplemented
-        self.branched = True
         predicate, then, otherwise, operands = args
+        self.branches.append(bool(predicate))
         with self:
             return (then if bool(predicate) else otherwise)(*operands)
 
@@ -178,11 +178,12 @@ def record(call: Callable[[], object], known: Mapping[str, tuple[str, torch.Tens
         owners.told = recorder.returned
     with torch.no_grad(), _written_out(double=double), recorder:
         returned = call()
-    if recorder.branched:  # torch.cond compiles itself, and what it compiled fits no run that is not watched
+    if recorder.branches:  # torch.cond compiles itself, and what it compiled fits no run that is not watched
         torch._dynamo.reset()  # noqa: SLF001 - torch names it so in its own documents
     leaves = tree_flatten(returned)[0]
     return Trace(recorder.activations, recorder.values, tuple(map(recorder.name_of, leaves)),
-                 tuple(recorder.boundaries), tuple(leaf.detach() for leaf in leaves if isinstance(leaf, torch.Tensor)))
+                 tuple(recorder.boundaries), tuple(leaf.detach() for leaf in leaves if isinstance(leaf, torch.Tensor)),
+                 tuple(recorder.branches))
 
 
 class Owners:

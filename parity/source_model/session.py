@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_flatten
 from parity.backends.base import Capture, Chunk, Feed
 from parity.errors import BackendFailed, BackendUnavailable, ModelError
 from parity.graph.model import Model
-from parity.graph.ops.call import to_numpy
+from parity.graph.ops.call import tensor_of, to_numpy
 from parity.source_model.mapping import TensorMap
 from parity.source_model.source import SourceModel
 from parity.source_model.trace import Trace
@@ -112,7 +112,7 @@ class CompiledSession:
         parts = _Parts(self._source.module)
         with parts:
             values = self._call(torch.compile(parts, backend=self._backend, fullgraph=True), feed)
-        activations = {name: torch.from_numpy(value) for names, value
+        activations = {name: tensor_of(value) for names, value
                        in zip(self._boundaries, values[-len(self._boundaries):], strict=False) for name in names}
         outputs = dict(zip(self._outputs, values, strict=False))
         for name, value in self._mapping.shown(activations):

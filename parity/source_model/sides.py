@@ -11,6 +11,7 @@ from parity.graph.graph import Node
 from parity.graph.model import Model
 from parity.graph.ops.call import Arithmetic, Value, from_numpy, in_arithmetic
 from parity.source_model.mapping import Match
+from parity.source_model.rounded import unrounded
 from parity.source_model.trace import Trace
 
 
@@ -34,8 +35,7 @@ class Side:
         self.flat, self.trace, self.matches = flat, trace, matches
         self.executor: Executor = Executor(flat, Arithmetic.DOUBLE) if beside is None else beside.executor
         self.own: dict[str, Value] = {n: in_arithmetic(from_numpy(a), Arithmetic.DOUBLE) for n, a in feed.items()}
-        self.weights: dict[str, Value] = (dict(self.executor.prepared(flat.graph).weights) if beside is None
-                                          else beside.weights)
+        self.weights: dict[str, Value] = _weights(self.executor, trace) if beside is None else beside.weights
         self.evaluated = 0
 
     def value(self, name: str) -> Value:
@@ -61,3 +61,9 @@ class Side:
         found = {n: v for n, v in zip(node.proto.output, results, strict=False) if n}
         self.own.update(found)
         return found
+
+
+def _weights(executor: Executor, trace: Trace) -> dict[str, Value]:
+    """The graph's weights; of those that are the module's rounded, the module's."""
+    held = executor.prepared(executor.model.graph).weights
+    return {**held, **dict(unrounded(held, trace))}

@@ -7,11 +7,11 @@ import hashlib
 import inspect
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TypeAlias, cast
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from torch.fx import GraphModule, Interpreter, Node
 from torch.utils._pytree import tree_flatten, tree_map_only
 
 from parity.errors import FeedError, ModelError
-from parity.graph.ops.call import from_numpy, to_numpy
+from parity.graph.ops.call import tensor_of, to_numpy
 from parity.source_model.place import Place, frames_of, traced_place
 from parity.source_model.recorder import Owners, record
 from parity.source_model.trace import Trace
@@ -40,12 +40,14 @@ class SourceModel:
         name: what to call it: "package.module:factory" or a file.
         program: the exported program, where that is what was given.
         training: paths of the modules that behave otherwise in training and were left in that mode.
+        given: inputs of an export and the parameters of `forward` that these are, where the names do not say it.
     """
 
     module: nn.Module
     name: str
     program: ExportedProgram | None = None
     training: tuple[str, ...] = ()
+    given: tuple[tuple[str, str], ...] = ()
 
     @property
     def scripted(self) -> bool:
@@ -55,27 +57,32 @@ class SourceModel:
     @property
     def notes(self) -> tuple[str, ...]:
         """What a reader should know."""
-        if not self.training:
-            return ()
-        some = ", ".join(repr(p) for p in self.training[:3]) + (" and more" if len(self.training) > 3 else "")
-        note = (f"{self.name} was handed over in training mode, in which {some} would draw at random or follow the "
-                "batch; it was compared, and exported, in evaluation mode. Call .eval() before exporting.")
-        return (note,)
+        notes = []
+        if self.training:
+            some = ", ".join(repr(p) for p in self.training[:3]) + (" and more" if len(self.training) > 3 else "")
+            notes.append(f"{self.name} was handed over in training mode, in which {some} would draw at random or "
+                         "follow the batch; it was compared, and exported, in evaluation mode. Call .eval() before "
+                         "exporting.")
+        if self.given:
+            said = " and ".join(f"{name!r} as {parameter}" for name, parameter in self.given)
+            notes.append(f"The .onnx does not name all of its inputs after arguments of {self.name}, so these were "
+                         f"tried: it was given {said}, with which it returns what the .onnx does, or nearly.")
+        return tuple(notes)
 
     @cached_property
     def wide(self) -> nn.Module:
         """A copy in FP64."""
         with warnings.catch_warnings():  # torch's, of the gradients of a traced module
             warnings.simplefilter("ignore")
-            return copy.deepcopy(self.module).double()
+            return copied(self.module).double()
 
     @cached_property
     def digest(self) -> str:
         """Hash of its weights and of what it is."""
-        digest = hashlib.blake2b(self.name.encode(), digest_size=32)  # twice as fast as SHA-256
+        digest = hashlib.blake2b(f"{self.name} {self.given}".encode(), digest_size=32)  # twice as fast as SHA-256
         for name, tensor in self.module.state_dict().items():
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(to_numpy(tensor.cpu().contiguous()).data)
+            digest.update(to_numpy(tensor.cpu().contiguous()).reshape(-1).view(np.uint8).data)  # BF16 is no buffer
         return digest.hexdigest()
 
     def run(self, feed: Arrays) -> list[np.ndarray]:
@@ -94,7 +101,7 @@ class SourceModel:
         Raises:
             ModelError: it raises; the user's own frames are in the message.
         """
-        arguments, named = self.arguments(_tensors(feed))
+        arguments, named = self.arguments(tensors_of(feed))
         try:
             with unchanged(module):
                 return tree_map_only(torch.Tensor, torch.clone, module(*arguments, **named))  # it may be a buffer
@@ -126,7 +133,7 @@ class SourceModel:
             ModelError: it fails on these inputs.
         """
         module = self.wide if double else self.module
-        tensors = {n: _widened(t) if double else t for n, t in _tensors(feed).items()}
+        tensors = {n: _widened(t) if double else t for n, t in tensors_of(feed).items()}
         known = {name: ("parameter", p) for name, p in (*module.named_parameters(), *module.named_buffers())}
         known.update((name, ("input", tensor)) for name, tensor in tensors.items())
         if isinstance(module, GraphModule):
@@ -139,9 +146,26 @@ class SourceModel:
             return record(lambda: self._guarded(lambda: module(*arguments, **named)), known, double=double,
                           place=owners.place, owners=owners)
 
+    def check_names(self, names: Iterable[str]) -> None:
+        """Make sure that inputs given by name have those of `forward`'s parameters, as far as these are known.
+
+        Raises:
+            FeedError: one has not.
+        """
+        if self.scripted or isinstance(self.module, GraphModule):
+            return
+        parameters = inspect.signature(self.module.forward).parameters
+        unknown = [name for name in names if name not in parameters]
+        if unknown and all(p.kind is not p.VAR_KEYWORD for p in parameters.values()):
+            raise FeedError(f"{self.name} takes {', '.join(parameters) or 'no inputs'}, and no "
+                            f"{', '.join(map(repr, unknown))}",
+                            "Inputs are arrays by the names of forward's parameters, or in their order. Where one of "
+                            "these is a dict or a list, wrap it in a module whose forward takes each tensor of its own "
+                            "and puts them together.")
+
     def arguments(self, tensors: Mapping[str, torch.Tensor],
                   ) -> tuple[Sequence[torch.Tensor], Mapping[str, torch.Tensor]]:
-        """How a feed is handed to the model: by name where the names are those of `forward`, else in order.
+        """How a feed is handed to the model: by name where these are known to be `forward`'s, else in order.
 
         Raises:
             FeedError: it takes another number of inputs.
@@ -149,8 +173,9 @@ class SourceModel:
         if self.scripted or isinstance(self.module, GraphModule):
             return list(tensors.values()), {}
         parameters = inspect.signature(self.module.forward).parameters
-        if set(tensors) <= set(parameters):
-            return [], tensors
+        named = {dict(self.given).get(name, name): tensor for name, tensor in tensors.items()}
+        if named.keys() <= parameters.keys():
+            return [], named
         kinds = [p.kind for p in parameters.values()]
         if inspect.Parameter.VAR_POSITIONAL not in kinds and len(tensors) > len(parameters):
             raise FeedError(f"{self.name} takes {len(parameters)} inputs ({', '.join(parameters)}), the ONNX model "
@@ -163,6 +188,16 @@ class SourceModel:
         except Exception as error:
             raise ModelError(f"{self.name} fails while it is watched: {type(error).__name__}: {error}",
                              "Compare its outputs only, or give a .onnx alone.", frames_of(error)) from error
+
+
+def copied(module: nn.Module) -> nn.Module:
+    """A copy of its own, of modules too that hold what they last computed from their parameters.
+
+    The older `weight_norm` and `spectral_norm` do, and torch copies no tensor that has a gradient function.
+    """
+    computed = [leaf for part in module.modules() for leaf in tree_flatten(vars(part))[0]
+                if isinstance(leaf, torch.Tensor) and not leaf.is_leaf]
+    return copy.deepcopy(module, {id(tensor): tensor.detach().clone() for tensor in computed})
 
 
 @contextmanager
@@ -210,9 +245,9 @@ def _missing(module: nn.Module, arguments: Sequence[torch.Tensor], named: Mappin
             and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
 
 
-def _tensors(feed: Arrays) -> dict[str, torch.Tensor]:
-    # A copy: the module may write into its inputs.
-    return {name: cast("torch.Tensor", from_numpy(array)).clone() for name, array in feed.items()}
+def tensors_of(feed: Arrays) -> dict[str, torch.Tensor]:
+    """A feed as torch has it; copies, since a module may write into its inputs."""
+    return {name: tensor_of(array).clone() for name, array in feed.items()}
 
 
 def _widened(tensor: torch.Tensor) -> torch.Tensor:

@@ -43,6 +43,7 @@ class Trace:
         boundaries: for each call of a module that returned one tensor, in the order in which they returned: its path,
             and the activation.
         returned: the tensors that the model returns, of whatever type.
+        branches: which way each `torch.cond` went, in the order in which they were met.
     """
 
     activations: Mapping[str, Activation]
@@ -50,6 +51,7 @@ class Trace:
     outputs: tuple[str, ...]
     boundaries: tuple[tuple[str, str], ...] = ()
     returned: tuple[torch.Tensor, ...] = ()
+    branches: tuple[bool, ...] = ()
 
     @cached_property
     def members(self) -> Mapping[str, tuple[str, ...]]:

@@ -217,7 +217,8 @@ def test_missing_doubled_and_foreign_arrays(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("dtype", "hint"), [("float64", "if what that loses"), ("float16", "loses nothing"),
-                                             ("int64", "if what that loses"), ("uint8", "loses nothing")])
+                                             ("int64", "if what that loses"), ("uint8", "loses nothing"),
+                                             ("bfloat16", "loses nothing")])
 def test_other_dtypes_are_refused_with_the_conversion(dtype: str, hint: str) -> None:
     """Nothing is converted silently; the hint holds the call, and whether it is lossless."""
     with pytest.raises(FeedError, match=f"'x' is {dtype}; the model wants float32") as caught:

@@ -267,6 +267,20 @@ class Recurrent(nn.Module):
         return self.head(y[:, -1]), F.log_softmax(self.head(y), -1)
 
 
+class Stateful(nn.Module):
+    """Two recurrent layers both ways, which begin in a given state and return theirs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn = nn.LSTM(8, 6, num_layers=2, batch_first=True, bidirectional=True)
+        self.head = nn.Linear(12, 4)
+
+    def forward(self, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """[N, T, 8] and states [4, N, 6] to [N, T, 4] and the states after it."""
+        y, (h, c) = self.rnn(x, (h, c))
+        return self.head(y), h, c
+
+
 class Branching(nn.Module):
     """Takes a branch by its data."""
 
@@ -297,6 +311,22 @@ class CustomAttention(nn.Module):
         context = torch.einsum("btd,bte->bde", k, v)
         weight = torch.reciprocal(torch.einsum("btd,bd->bt", q, k.sum(1)) + 1e-4)
         return x + self.out(torch.einsum("btd,bde,bt->bte", q, context, weight))
+
+
+class Turning(nn.Module):
+    """Turns pairs of features as complex numbers, which exporters write out in real ones."""
+
+    turn: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(8, 8)
+        self.register_buffer("turn", torch.polar(torch.ones(4), torch.arange(4.0) * 0.3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, 8] to the same shape."""
+        z = torch.view_as_complex(self.inner(x).reshape(-1, 4, 2))
+        return torch.view_as_real(z * self.turn).flatten(1)
 
 
 class Twins(nn.Module):
@@ -336,7 +366,9 @@ MODELS: Mapping[str, tuple[Callable[[], nn.Module], Callable[[], tuple[Tensor, .
     "unet": (UNet, _images(1, 3, 16, 16)), "vit": (ViT, _images(2, 3, 16, 16)), "bert": (Bert, _words),
     "llama": (Llama, lambda: (torch.randint(0, 50, (2, 6)),)),
     "lstm": (lambda: Recurrent(nn.LSTM), _images(2, 5, 6)), "gru": (lambda: Recurrent(nn.GRU), _images(2, 5, 6)),
-    "cond": (Branching, _images(4, 6)), "custom": (CustomAttention, _images(2, 5, 16)), "twins": (Twins, _images(3, 6))}
+    "states": (Stateful, lambda: (torch.randn(2, 5, 8), torch.randn(4, 2, 6), torch.randn(4, 2, 6))),
+    "cond": (Branching, _images(4, 6)), "custom": (CustomAttention, _images(2, 5, 16)), "twins": (Twins, _images(3, 6)),
+    "turning": (Turning, _images(3, 8))}
 
 
 def made(name: str, seed: int = 0) -> tuple[nn.Module, tuple[Tensor, ...]]:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from parity.source_model.fingerprint import Fingerprint, Index
-from parity.source_model.layout import distance, find_layout
+from parity.source_model.layout import Layout, distance, find_layout, nearest_layout
 
 shapes = st.lists(st.integers(1, 4), min_size=1, max_size=4)
 
@@ -63,3 +63,14 @@ def test_an_index_keeps_the_order_of_what_it_was_given() -> None:
     found = Index(dict.fromkeys("cab", value), "cab").find(value, 1e-6)
     assert all("cab".index(a) < "cab".index(b) for a, b in pairwise(found))
     assert len(found) == 3
+
+
+def test_numbers_that_differ_are_laid_out_as_they_are_nearest() -> None:
+    """A change of the numbers does not hide the order of elements; what is nothing like it stays as it is."""
+    value = torch.randn(5, 2, 12, generator=torch.Generator().manual_seed(0))
+    wanted = value.reshape(5, 2, 2, 6).permute(0, 2, 1, 3) * 1.05
+    layout, apart = nearest_layout(value, wanted)
+    assert torch.equal(layout.apply(value) * 1.05, wanted)
+    assert apart == pytest.approx(0.05 / 1.05, rel=1e-3)
+    other = torch.randn(5, 2, 2, 6, generator=torch.Generator().manual_seed(1))
+    assert nearest_layout(value, other)[0] == Layout.plain((5, 2, 2, 6))

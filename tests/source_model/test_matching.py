@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 
 import numpy as np
 import pytest
 import torch
+from onnx import numpy_helper
 from torch import Tensor, nn
 
 from parity.errors import ModelError
 from parity.graph.executor import Executor
 from parity.graph.model import Model
+from parity.graph.ops.call import Arithmetic
+from parity.source_model.loading import source_of_module
 from parity.source_model.mapping import How
-from tests.builders import node
+from parity.source_model.matching import map_tensors
+from tests.builders import declared, node, proto_of
 from tests.faults import all_values, faults_of, movement
 from tests.source_model.exports import case, wrong_matches
 
@@ -56,8 +61,9 @@ def test_an_export_fault_disagrees_first_where_it_is() -> None:
               and movement(clean.flat, f, values) > 1e-4][::9]
     assert len(faults) >= 4
     for fault in faults:
-        found = clean.mapped(fault.plant(clean.flat)).faults
-        assert [m.tensor for m in found[:1]] == [fault.tensor], fault.kind
+        found = clean.mapped(fault.plant(clean.flat)).fault
+        assert found is not None
+        assert found.begins == fault.tensor, fault.kind
 
 
 def runs(model: Model, feed: Mapping[str, np.ndarray]) -> bool:
@@ -81,8 +87,53 @@ def test_the_way_back_leads_to_where_a_fault_begins(name: str, dynamo: bool, kin
               and runs(f.plant(clean.flat), clean.feeds[0])]
     assert faults
     for fault in faults[:2 if "perm" not in kind else 1]:
-        found = clean.mapped(fault.plant(clean.flat)).faults
-        assert [m.tensor for m in found[:1]] == [fault.tensor], fault.kind
+        found = clean.mapped(fault.plant(clean.flat)).fault
+        assert found is not None
+        assert found.begins == fault.tensor, fault.kind
+
+
+def scaled(model: Model, op: str, at: int, position: int, gain: float) -> tuple[Model, str]:
+    """A graph with one weight of its at-th node of a kind changed, and that node's first output."""
+    changed = copy.deepcopy(model.proto)
+    made = [n for n in changed.graph.node if n.op_type == op][at]
+    weight = next(w for w in changed.graph.initializer if w.name == made.input[position])
+    weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight) * np.float32(gain), weight.name))
+    return Model.from_proto(changed), made.output[0]
+
+
+@pytest.mark.parametrize("dynamo", [True, False])
+@pytest.mark.parametrize(("at", "position"), [(0, 3), (1, 2)])
+def test_a_fault_in_a_recurrent_layer_is_measured_in_the_order_of_its_elements(at: int, position: int,
+                                                                              dynamo: bool) -> None:
+    """The layer's outputs are laid out otherwise than the module's: the distance is that of the numbers alone."""
+    clean = case("states", dynamo=dynamo, opset=18 if dynamo else 17)
+    assert clean.mapped().fault is None
+    model, tensor = scaled(clean.flat, "LSTM", at, position, 1.2)
+    right, wrong = (Executor(m, Arithmetic.DOUBLE).run(clean.feeds[0], [tensor])[tensor] for m in (clean.flat, model))
+    assert isinstance(right, Tensor)
+    assert isinstance(wrong, Tensor)
+    found = clean.mapped(model)
+    assert found.fault is not None
+    assert found.fault.match.tensor == tensor
+    assert found.fault.match.error == pytest.approx(float((right - wrong).norm() / right.norm()), rel=0.2)
+    own = model.graph.producer[tensor]
+    assert set(found.fault.hidden) <= set(own.reads)  # nothing of the other layer
+    assert all(found.matches[n].agrees for n in own.reads if n in found.matches)
+
+
+def test_what_cannot_be_held_against_the_module_is_named_as_a_region() -> None:
+    """The fault is known to be among these, and is measured at their end; what agrees before is none of them."""
+    clean = case("turning", dynamo=True, opset=18)
+    assert clean.mapped().fault is None
+    wrong = copy.deepcopy(clean.flat.proto)
+    difference = next(n for n in wrong.graph.node if n.op_type == "Sub")
+    difference.op_type = "Add"
+    found = clean.mapped(Model.from_proto(wrong)).fault
+    assert found is not None
+    assert found.match.tensor == clean.flat.graph.outputs[0].name
+    assert difference.output[0] in found.hidden
+    assert found.match.tensor not in found.hidden
+    assert [clean.flat.graph.producer[n].op for n in found.after] == ["Reshape"]
 
 
 class Doubling(nn.Module):
@@ -95,10 +146,6 @@ class Doubling(nn.Module):
 
 def test_a_constant_baked_from_the_example_is_seen_on_other_inputs() -> None:
     """On the example itself nothing is wrong; the second input shows that the output does not follow."""
-    from parity.source_model.loading import source_of_module
-    from parity.source_model.matching import map_tensors
-    from tests.builders import declared, proto_of
-
     source = source_of_module(Doubling(), "doubling")
     feeds = [{"x": torch.randn(2, 3, generator=torch.Generator().manual_seed(s)).numpy()} for s in (0, 1)]
     model = Model.from_proto(proto_of(

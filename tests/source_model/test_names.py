@@ -7,7 +7,7 @@ import pytest
 
 from parity.graph.model import Model, shallow_copy
 from parity.source_model.names import names_from
-from parity.source_model.place import place_of, scope_path
+from parity.source_model.place import Place, place_of, scope_path
 from tests.builders import declared, node, proto_of
 from tests.source_model.exports import case
 
@@ -30,6 +30,15 @@ def test_the_innermost_line_of_the_user_is_taken() -> None:
     graph = Model.from_proto(proto_of([proto], [declared("x")], [declared("y")])).graph
     place = place_of(graph.nodes[0])
     assert (place.source, place.text, place.module) == ("/home/me/model.py:48", "x = self.attn(x)", "layers.3.attn")
+
+
+def test_a_line_that_torch_wrote_itself_is_no_source() -> None:
+    """What an exporter made of a context manager is code that nobody can look up."""
+    proto = node("Relu", ["x"], ["y"])
+    proto.metadata_props.add(key="pkg.torch.onnx.stack_trace",
+                             value='File "<eval_with_key>.33", line 5, in forward\n    relu = torch.ops.aten.relu(x)')
+    graph = Model.from_proto(proto_of([proto], [declared("x")], [declared("y")])).graph
+    assert place_of(graph.nodes[0]) == Place()
 
 
 def test_places_survive_a_model_that_was_renamed() -> None:

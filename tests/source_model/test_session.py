@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import numpy as np
@@ -9,14 +10,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from parity.compare import compare
+from parity.contenders import Contender
 from parity.graph.executor import Executor
 from parity.graph.model import Model
 from parity.graph.ops.call import to_numpy
+from parity.original import MODULE, original_of
 from parity.source_model.loading import source_of_module
 from parity.source_model.mapped import dumps, loads, mapped
 from parity.source_model.session import CompiledSession, ModuleSession
 from tests.builders import declared, node, proto_of
-from tests.source_model.exports import case
+from tests.source_model.exports import case, exported
 
 
 @pytest.mark.parametrize("double", [False, True])
@@ -137,3 +141,23 @@ def test_a_constant_baked_from_the_example_is_said() -> None:
     (note,) = mapped(source, Model.from_proto(baked), feed, keep=False).notes
     assert "baked in" in note
     assert mapped(source, Model.from_proto(follows), feed, keep=False).notes == ()
+
+
+def test_a_branch_that_the_module_does_not_take_is_the_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A comparison turned round in the .onnx: what decides is named, and not what the other branch makes."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    found = case("cond", dynamo=True, opset=18)
+    model = exported(found.source.module, tuple(map(torch.from_numpy, found.feeds[0].values())), dynamo=True, opset=18)
+    assert mapped(found.source, model, found.feeds[0], keep=False).fault is None
+    wrong = copy.deepcopy(model.proto)
+    compared = next(n for n in wrong.graph.node if n.op_type == "Greater")
+    compared.op_type = "Less"
+    changed = Model.from_proto(wrong)
+    fault = mapped(found.source, changed, found.feeds[0], keep=False).fault
+    assert fault is not None
+    assert fault.begins == compared.output[0]
+    original = original_of(found.source, changed, found.feeds[0])
+    module = compare(changed, [Contender(MODULE, original=original)], [found.feeds[0]], []).candidates[0]
+    assert module.first_bad is not None
+    assert (module.first_bad.op, module.first_bad.kind) == ("Less", "export")
+    assert "another branch than the module takes" in module.diagnoses[0].message

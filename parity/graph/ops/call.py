@@ -190,14 +190,30 @@ def kernel(*ops: str, domain: str = "", halves: bool = False) -> Callable[[Kerne
 def from_numpy(array: np.ndarray) -> Value:
     """A numpy array as a torch tensor that shares its memory where it can; stays numpy for dtypes torch lacks."""
     if array.dtype.name == "bfloat16":
-        return torch.from_numpy(np.ascontiguousarray(array).view(np.int16)).view(torch.bfloat16).reshape(array.shape)
+        return _shared(np.ascontiguousarray(array).view(np.int16)).view(torch.bfloat16).reshape(array.shape)
     if array.dtype.kind not in "biufc" or np.dtype(array.dtype.type).isbuiltin != 1 or not array.dtype.isnative:
         return array  # not array.dtype.isbuiltin: it is 0 of a type that was pickled, as from another process
     if array.ndim and not array.flags["C_CONTIGUOUS"]:
         array = np.ascontiguousarray(array)
+    return _shared(array)
+
+
+def _shared(array: np.ndarray) -> Tensor:
     with warnings.catch_warnings():  # read-only memory is fine: no kernel writes in place
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         return torch.from_numpy(array)
+
+
+def tensor_of(array: np.ndarray) -> Tensor:
+    """A numpy array of a type that torch has, BF16 included, as a tensor that shares its memory where it can.
+
+    Raises:
+        TypeError: torch has no such type.
+    """
+    value = from_numpy(array)
+    if not isinstance(value, torch.Tensor):
+        raise TypeError(f"torch has no {array.dtype}")
+    return value
 
 
 def is_tensor(value: Value) -> bool:
