@@ -1,0 +1,94 @@
+"""What the candidate's own file has otherwise than the reference's: its constants, attributes, operators and inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import reduce
+from itertools import groupby
+
+import numpy as np
+
+from parity.analysis.causes.evidence import Diagnosis, Evidence, relative
+from parity.analysis.causes.twins import Change, changes, twin
+from parity.analysis.causes.unit import Stand, Unit, unit_in, unit_of
+from parity.analysis.localize import Divergence
+from parity.errors import ModelError
+from parity.graph.graph import Node
+
+
+def other_file(evidence: Evidence) -> Sequence[Diagnosis]:
+    """The fewest differences between the two files that give what the candidate shows."""
+    blamed = evidence.blamed_for("implementation", "nonfinite")
+    unit = None if blamed is None or evidence.own is None else unit_of(evidence, blamed)
+    if unit is None:
+        return ()
+    found = [change for node in unit.nodes for change in changes(evidence, unit, node)]
+    needed = _needed(unit, found)
+    return (_told(unit, needed),) if needed else ()
+
+
+def _needed(unit: Unit, found: Sequence[Change]) -> Sequence[Change]:
+    """Changes that explain the tensor together, and none of which can be spared."""
+    if not found or not unit.explains(_tried(unit, found)):
+        return next(([change] for change in found if unit.explains(_tried(unit, [change]))), [])
+    for change in found:
+        rest = [c for c in found if c is not change]
+        if rest and unit.explains(_tried(unit, rest)):
+            return _needed(unit, rest)
+    return found
+
+
+def _tried(unit: Unit, found: Sequence[Change]) -> np.ndarray | None:
+    stands: dict[str, Stand] = {}
+    for node in {c.node for c in found}:
+        stands[node.outputs[0]] = reduce(lambda n, c: c.applied(n), (c for c in found if c.node is node), node)
+    inputs: Mapping[str, np.ndarray] = {name: value for c in found for name, value in c.inputs.items()}
+    return unit.tried(stands, inputs)
+
+
+def _told(unit: Unit, found: Sequence[Change]) -> Diagnosis:
+    value = _tried(unit, found)
+    left = np.inf if value is None else relative(value, unit.candidate)
+    places = [(node, _listed(_phrases(list(group)))) for node, group in groupby(found, lambda c: c.node)]
+    has = " the candidate's file has"
+    what = "; ".join(f"{'at' if i else 'At'} {node.op} {node.label!r}{'' if i else has} {words}"
+                     for i, (node, words) in enumerate(places))
+    message = (f"{what}: that explains the candidate's values to {left:.1e} (relative L2), where the reference's file "
+               f"leaves {unit.error:.1e}.")
+    numbers = {name: number for c in found for name, number in c.numbers.items()}
+    return Diagnosis(found[0].cause, unit.tensor, message,
+                     {"error": unit.error, "left": left, "floor": unit.floor, **numbers})
+
+
+def _phrases(found: Sequence[Change]) -> list[str]:
+    """What differs at one node, constants that differ alike together."""
+    alike: dict[tuple[str, str], list[str]] = {}
+    for change in found:
+        alike.setdefault((change.role, change.words), []).extend([change.name] if change.name else [])
+    return [f"{role}{'s' if len(names) > 1 else ''} {_listed(names)} {words}" if names else words
+            for (role, words), names in alike.items()]
+
+
+def _listed(words: Sequence[str]) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+
+
+def settled(evidence: Evidence, divergence: Divergence) -> frozenset[Node]:
+    """The nodes that cannot be what is wrong with a tensor, as the candidate's file shows.
+
+    Those are the nodes that it has as well, where the file itself makes what the candidate shows: how its constants
+    and attributes differ from the reference's is known then, and need not be guessed.
+    """
+    unit = None if evidence.own is None else unit_of(evidence, divergence)
+    if unit is None or not _makes(evidence, divergence, unit):
+        return frozenset()
+    return frozenset(node for node in unit.nodes if twin(evidence, node) is not None)
+
+
+def _makes(evidence: Evidence, divergence: Divergence, unit: Unit) -> bool:
+    """Whether the candidate's file, evaluated, gives what the candidate shows; also where that cannot be known."""
+    own = None if evidence.file is None else unit_in(evidence.file, evidence, divergence)
+    try:
+        return own is None or unit.explains(own.gold)
+    except ModelError:
+        return True
