@@ -18,6 +18,8 @@ _CONVOLUTIONS = frozenset({"Conv", "ConvTranspose", "com.microsoft::FusedConv"})
 _SPACE: Mapping[int, Sequence[str]] = {1: ("width",), 2: ("height", "width"), 3: ("depth", "height", "width")}
 # A rounding of FP32 arithmetic, relative to the largest element: how far a product with a factor may be off.
 _ROUNDING = 2.0**-21
+# Two roundings to narrower types, relative to the element.
+_ROUNDINGS: Mapping[str, float] = {"float16": 2.0**-10, "bfloat16": 2.0**-7}
 # Elements that a number fitted to them needs to say anything.
 _SAMPLES = 3
 
@@ -72,9 +74,12 @@ def account(expected: np.ndarray, found: np.ndarray, layout: Layout, slack: np.n
         layout: of the expected one.
         slack: how far an element may be off and count as the same, to broadcast against `found`.
     """
+    if expected.size == found.size == 1:
+        return _single(float(expected.reshape(())), float(found.reshape(())))
     if expected.shape != found.shape:
         return Account(f"of shape {list(found.shape)} instead of {list(expected.shape)}")
-    pair = _Pair(expected.astype(np.float64), found.astype(np.float64), np.asarray(slack, np.float64), layout)
+    pair = _Pair(expected.astype(np.float64), found.astype(np.float64), np.asarray(slack, np.float64), layout,
+                 _ROUNDINGS.get(found.dtype.name, 0.0))
     if pair.most and not pair.off.any():
         return account(expected, found, layout)
     return next(said for said in (tried(pair) for tried in _ACCOUNTS) if said is not None)
@@ -88,6 +93,7 @@ class _Pair:
     found: np.ndarray
     slack: np.ndarray
     layout: Layout
+    rounding: float
 
     @cached_property
     def most(self) -> float:
@@ -104,10 +110,12 @@ class _Pair:
         return bool(self._near(value, 0.0).all())
 
     def close(self, value: np.ndarray) -> bool:
-        """Whether it is this, computed in FP32."""
-        return bool(self._near(value, _ROUNDING * float(np.abs(self.found).max(initial=0.0))).all())
+        """Whether it is this, computed in FP32 and rounded to its own type."""
+        size = np.abs(self.found)
+        with np.errstate(invalid="ignore"):
+            return bool(self._near(value, _ROUNDING * float(size.max(initial=0.0)) + self.rounding * size).all())
 
-    def _near(self, value: np.ndarray, rounding: float) -> np.ndarray:
+    def _near(self, value: np.ndarray, rounding: np.ndarray | float) -> np.ndarray:
         with np.errstate(invalid="ignore"):
             close = (value == self.found) | (np.abs(value - self.found) <= self.slack + rounding)
         near: np.ndarray = close | (np.isnan(value) & np.isnan(self.found))
@@ -128,13 +136,10 @@ class _Pair:
 def _nonfinite(pair: _Pair) -> Account | None:
     odd = ~np.isfinite(pair.found) & np.isfinite(pair.expected)
     count = int(odd.sum())
-    return Account(f"NaN or Inf in {count} of {odd.size} elements", {"nonfinite": float(count)}) if count else None
+    return Account(f"with NaN or Inf in {count} of {odd.size} elements", {"nonfinite": float(count)}) if count else None
 
 
-def _single(pair: _Pair) -> Account | None:
-    if pair.found.size != 1:
-        return None
-    new, old = float(pair.found.ravel()[0]), float(pair.expected.ravel()[0])
+def _single(old: float, new: float) -> Account:
     return Account(f"of {new:.6g} instead of {old:.6g}", {"constant": old, "other_constant": new})
 
 
@@ -157,7 +162,8 @@ def _factor(pair: _Pair) -> Account | None:
         factor = float(e @ pair.found.ravel() / (e @ e))
     if e.size < _SAMPLES or not np.isfinite(factor) or not pair.close(pair.expected * factor):
         return None
-    return Account("with the sign turned" if abs(factor + 1) < 1e-6 else f"times {factor:.6g}", {"factor": factor})
+    told_as = f"{factor:.{3 if pair.most or pair.rounding else 6}g}"
+    return Account("with the sign turned" if told_as == "-1" else f"times {told_as}", {"factor": factor})
 
 
 def _shift(pair: _Pair) -> Account | None:
@@ -260,12 +266,15 @@ def _others(pair: _Pair) -> Account:
     with np.errstate(invalid="ignore"):
         apart = float(np.linalg.norm(pair.found - pair.expected)) / norm
     where = _slices(pair)
-    said = Account(f"of other values in {int(pair.off.sum())} of {pair.off.size} elements") if where is None else (
-        _in_slices(pair, "of other values", *where))
+    if where is not None and 2 * np.take(pair.off, where[1], axis=where[0]).mean() < 1:
+        where = None
+    first = [int(i) for i in np.argwhere(pair.off)[0]]
+    said = _in_slices(pair, "with other values", *where) if where is not None else Account(
+        f"with other values in {int(pair.off.sum())} of {pair.off.size} elements, the first at {first}")
     numbers = {**said.numbers, "elements": float(pair.off.sum()), "apart": apart}
     return Account(f"{said.words}, {apart:.2g} away (relative L2)", numbers, complete=False)
 
 
 _ACCOUNTS: tuple[Callable[[_Pair], Account | None], ...] = (
-    _nonfinite, _single, _nothing, _rounded, _factor, _shift, _gates, _turned, _ordered, _emptied, _factors, _shifts,
+    _nonfinite, _nothing, _rounded, _factor, _shift, _gates, _turned, _ordered, _emptied, _factors, _shifts,
     _others)

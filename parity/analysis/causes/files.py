@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import reduce
 from itertools import groupby
 
 import numpy as np
 
-from parity.analysis.causes.evidence import Diagnosis, Evidence, relative
-from parity.analysis.causes.twins import Change, changes, twin
+from parity.analysis.causes.changes import changes
+from parity.analysis.causes.evidence import Bench, Diagnosis, Evidence, relative
+from parity.analysis.causes.twins import Change, twin
 from parity.analysis.causes.unit import Stand, Unit, unit_in, unit_of
 from parity.analysis.localize import Divergence
 from parity.errors import ModelError
@@ -73,21 +75,37 @@ def _listed(words: Sequence[str]) -> str:
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
 
 
-def settled(evidence: Evidence, divergence: Divergence) -> frozenset[Node]:
-    """The nodes that cannot be what is wrong with a tensor, as the candidate's file shows.
+@dataclass(frozen=True)
+class Settled:
+    """What cannot be wrong with a tensor, as the candidate's file shows: how it differs is known, and not guessed.
 
-    Those are the nodes that it has as well, where the file itself makes what the candidate shows: how its constants
-    and attributes differ from the reference's is known then, and need not be guessed.
+    Attributes:
+        nodes: those that the file has as well.
+        constants: those that it has under the same name with the same value.
     """
+
+    nodes: frozenset[Node] = frozenset()
+    constants: frozenset[str] = frozenset()
+
+
+def settled(evidence: Evidence, divergence: Divergence) -> Settled:
+    """What is known of the nodes before a tensor, where the file itself makes what the candidate shows."""
     unit = None if evidence.own is None else unit_of(evidence, divergence)
-    if unit is None or not _makes(evidence, divergence, unit):
-        return frozenset()
-    return frozenset(node for node in unit.nodes if twin(evidence, node) is not None)
+    if unit is None or evidence.file is None or not _makes(evidence.file, evidence, divergence, unit):
+        return Settled()
+    read = {n for node in unit.nodes for n in node.inputs if n in unit.bench.constants}
+    return Settled(frozenset(node for node in unit.nodes if twin(evidence, node) is not None),
+                   frozenset(n for n in read if _shared(unit.bench, evidence.file, n)))
 
 
-def _makes(evidence: Evidence, divergence: Divergence, unit: Unit) -> bool:
+def _shared(bench: Bench, file: Bench, name: str) -> bool:
+    one, other = bench.constant(name), file.constant(name)
+    return one is not None and other is not None and np.array_equal(one, other)
+
+
+def _makes(file: Bench, evidence: Evidence, divergence: Divergence, unit: Unit) -> bool:
     """Whether the candidate's file, evaluated, gives what the candidate shows; also where that cannot be known."""
-    own = None if evidence.file is None else unit_in(evidence.file, evidence, divergence)
+    own = unit_in(file, evidence, divergence)
     try:
         return own is None or unit.explains(own.gold)
     except ModelError:

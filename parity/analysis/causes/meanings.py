@@ -29,7 +29,7 @@ def other_meaning(evidence: Evidence) -> Sequence[Diagnosis]:
     if blamed is None or unit is None:
         return ()
     known = settled(evidence, blamed)
-    for node in (n for n in unit.nodes[-_MOST_TRIED:][::-1] if n not in known):
+    for node in (n for n in unit.nodes[-_MOST_TRIED:][::-1] if n not in known.nodes):
         for alternative in chain(alternatives(unit, node), other_numbers(unit, node)):
             value = unit.tried({node.outputs[0]: alternative.stand}, alternative.inputs)
             if unit.explains(value):

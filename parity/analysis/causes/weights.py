@@ -36,16 +36,16 @@ def other_weights(evidence: Evidence) -> Sequence[Diagnosis]:
     if blamed is None or unit is None or unit.candidate.dtype.kind not in "fV" or not unit.candidate.size:
         return ()
     known = settled(evidence, blamed)
-    for node in (n for n in unit.nodes[-_MOST_TRIED:][::-1] if n not in known):
+    for node in (n for n in unit.nodes[-_MOST_TRIED:][::-1] if n not in known.nodes):
         for position, name in enumerate(node.inputs):
-            weight = unit.bench.constant(name) if name else None
+            weight = unit.bench.constant(name) if name and name not in known.constants else None
             if weight is None or weight.dtype.kind not in "fV" or not weight.size:
                 continue
             for change in _changes(unit, node, position, name, weight.astype(np.float64)):
                 value = unit.tried({}, {name: change.value}) if change.value is not None else None
                 if unit.explains(value) and value is not None:
                     return (_told(evidence, unit, node, position, change, value),)
-    fitted = None if unit.last in known else _by_channel(unit)
+    fitted = None if unit.last in known.nodes else _by_channel(unit)
     return () if fitted is None else (fitted,)
 
 

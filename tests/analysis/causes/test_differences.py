@@ -83,7 +83,7 @@ def test_a_single_number_and_what_is_no_number() -> None:
     assert (said.words, said.numbers) == ("of 1 instead of 6", {"constant": 6.0, "other_constant": 1.0})
     broken = MATRIX.copy()
     broken[2, 3], broken[0, 0] = np.nan, np.inf
-    assert account(MATRIX, broken, TABLE).words == "NaN or Inf in 2 of 48 elements"
+    assert account(MATRIX, broken, TABLE).words == "with NaN or Inf in 2 of 48 elements"
 
 
 @given(array_shapes(min_dims=1, max_dims=4, min_side=2, max_side=5), st.integers(0, 99))
@@ -93,7 +93,24 @@ def test_other_numbers_are_only_counted(shape: tuple[int, ...], seed: int) -> No
     one, other = random.normal(size=shape), random.normal(size=shape)
     said = account(one, other, Layout(tuple(map(str, range(len(shape))))))
     few = one.size < 6 or min(one.size // n for n in shape) < 4
-    assert few or (not said.complete and said.words.startswith("of other values in"))
+    assert few or (not said.complete and said.words.startswith("with other values in"))
+
+
+def test_a_single_element() -> None:
+    """One element of a matrix is told as one, not as its row."""
+    other = MATRIX.copy()
+    other[2, 5] += 1
+    assert account(MATRIX, other, TABLE).words.startswith("with other values in 1 of 48 elements, the first at [2, 5]")
+    other[2] += np.arange(8)
+    assert account(MATRIX, other, TABLE).words.startswith("with other values in 1 of 6 rows ([2]), ")
+
+
+@pytest.mark.parametrize("factor", [1.1, -1.0, 0.3])
+def test_a_factor_in_half_precision(factor: float) -> None:
+    """What FP16 rounds twice is one factor all the same."""
+    half = MATRIX.astype(np.float16)
+    said = account(half, (half * np.float16(factor)).astype(np.float16), TABLE)
+    assert said.words == ("with the sign turned" if factor == -1 else f"times {factor}")
 
 
 def test_what_lies_within_the_slack_is_told_without_it() -> None:

@@ -172,6 +172,60 @@ def test_another_form_of_a_part_is_no_difference_of_its_nodes() -> None:
     assert diagnosed(Model.from_proto(right), Contender(ORT, Model.from_proto(right))) == ()
 
 
+def test_a_weight_taken_for_another() -> None:
+    """The two projections of one shape exchanged: the file's weight is found among the reference's."""
+    nodes = [node("Tanh", ["x"], ["u"]), node("MatMul", ["u", "p"], ["t"]), node("MatMul", ["t", "q"], ["y"])]
+    weights = {"p": WEIGHTS["m"], "q": np.random.default_rng(5).normal(size=(8, 8)).astype(np.float32)}
+    right, wrong = (proto_of(nodes, [declared("x", (6, 8))], weights=w) for w in (
+        weights, {"p": weights["q"], "q": weights["p"]}))
+    found, = diagnosed(Model.from_proto(right), wrong)
+    assert found.tensor == "t"
+    assert "has weight 'p' with the values of 'q':" in found.message
+
+
+def test_a_constant_of_the_same_value_is_not_guessed_at() -> None:
+    """A product and a sum fused to a Gemm with a factor: the weight, equal in both files, is not what was changed."""
+    weights = {"m": WEIGHTS["m"], "bb": WEIGHTS["bb"]}
+    right = proto_of([node("MatMul", ["x", "m"], ["h"]), node("Add", ["h", "bb"], ["t"]), node("Relu", ["t"], ["y"])],
+                     [declared("x", (6, 8))], weights=weights)
+    fused = [node("Gemm", ["x", "m", "bb"], ["t"], alpha=1.05), node("Relu", ["t"], ["y"])]
+    found = diagnosed(Model.from_proto(right), proto_of(fused, [declared("x", (6, 8))], weights=weights))
+    assert not [d.message for d in found if "'m'" in d.message or "'bb'" in d.message]
+
+
+def test_a_bias_added_from_the_other_side() -> None:
+    """The order of a sum's operands does not hide that one of them differs."""
+    shift = {"c": WEIGHTS["bb"], "d": WEIGHTS["bb"] * np.float32(3)}
+    right, wrong = (
+        proto_of([node("Tanh", ["x"], ["u"]), node("Add", operands, ["t"]), node("Relu", ["t"], ["y"])],
+                 [declared("x", (6, 8))], weights=shift) for operands in (["u", "c"], ["d", "u"]))
+    found, = diagnosed(Model.from_proto(right), wrong)
+    assert "has weight 'c' ('d' there) times 3:" in found.message
+
+
+@pytest.mark.parametrize("axes", [[1], [2]])
+def test_what_moved_from_an_attribute_to_an_input(axes: list[int]) -> None:
+    """Axes that a later opset reads as an input are the same axes, and other ones are told as axes."""
+    around = [node("Tanh", ["x"], ["u"]), node("Relu", ["t"], ["y"])]
+    old = proto_of([*around, node("ReduceMean", ["u"], ["t"], axes=[1])], [declared("x", (4, 5, 6))], opset=13)
+    new = proto_of([*around, node("ReduceMean", ["u", "axes"], ["t"])], [declared("x", (4, 5, 6))],
+                   weights={"axes": np.array(axes)}, opset=18)
+    for right, wrong, words in ((old, new, f"axes {axes} instead of [1]"), (new, old, f"axes [1] instead of {axes}")):
+        found = diagnosed(Model.from_proto(right), wrong)
+        assert [d.cause for d in found] == ["wrong-axis"] * (axes != [1])
+        assert all(f"the candidate's file has {words}:" in d.message for d in found)
+
+
+def test_another_meaning_of_the_same_words() -> None:
+    """Softmax over all axes from its own on, as before opset 13."""
+    around = [node("Tanh", ["x"], ["u"]), node("Relu", ["t"], ["y"])]
+    right, wrong = (proto_of([*around, node("Softmax", ["u"], ["t"], axis=1)], [declared("x", (2, 3, 4))], opset=o)
+                    for o in (13, 11))
+    found, = diagnosed(Model.from_proto(right), wrong)
+    assert found.cause == "other-opset"
+    assert "Softmax of opset 11 instead of 13" in found.message
+
+
 X = RANDOM.normal(size=(2, 4, 8, 8)).astype(np.float32)
 SCALE = np.abs(WEIGHTS["w"]).max(axis=(1, 2, 3)) / np.float32(127)
 INTEGERS = np.rint(WEIGHTS["w"] / SCALE.reshape(-1, 1, 1, 1)).astype(np.int8)
