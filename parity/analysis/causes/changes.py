@@ -11,27 +11,29 @@ from onnx import AttributeProto, NodeProto, helper
 
 from parity.analysis.causes.attributes import attributes_of, cause_of, twin_of, with_input
 from parity.analysis.causes.constants import other_constant, root_of
-from parity.analysis.causes.evidence import Evidence
+from parity.analysis.causes.evidence import Bench, Evidence
 from parity.analysis.causes.orders import told
-from parity.analysis.causes.twins import Change, Twins, formal_name
+from parity.analysis.causes.twins import Change, Twins, formal_name, paired
 from parity.analysis.causes.unit import Unit
 from parity.graph.graph import Node
 
 
-def changes(evidence: Evidence, unit: Unit, node: Node) -> Iterator[Change]:
-    """Everything that the candidate's file has otherwise at one node of a unit."""
-    if evidence.own is None or evidence.file is None or node.subgraphs or not node.outputs:
-        return
-    other = evidence.own.graph.producer.get(node.outputs[0])
-    if other is None or other.subgraphs:
-        return
-    pair = Twins(evidence, unit, evidence.file, node, other)
-    if node.op == other.op:
+def changes(evidence: Evidence, unit: Unit, file: Bench) -> Iterator[Change]:
+    """Everything that the candidate's file has otherwise in a unit, in the order of its nodes."""
+    pairs = paired(unit, file)
+    for node in unit.nodes:
+        other = pairs.nodes.get(node.outputs[0]) if node.outputs else None
+        if other is not None and not node.subgraphs and not other.subgraphs:
+            yield from _changes(Twins(evidence, unit, file, node, other, pairs.names))
+
+
+def _changes(pair: Twins) -> Iterator[Change]:
+    if pair.node.op == pair.other.op:
         moved = _moved(pair)
         yield from _attributes(pair, moved)
         yield from _of_opset(pair, moved)
         yield from _inputs(pair, moved)
-    elif pair.moving(unit.bench, node) == pair.moving(pair.file, other):
+    elif pair.read_alike:
         yield _operator(pair)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from parity.analysis.causes.changes import changes
 from parity.analysis.causes.evidence import Bench, Diagnosis, Evidence, relative
-from parity.analysis.causes.twins import Change, twin
+from parity.analysis.causes.twins import Change, paired
 from parity.analysis.causes.unit import Stand, Unit, unit_in, unit_of
 from parity.analysis.localize import Divergence
 from parity.errors import ModelError
@@ -21,10 +21,10 @@ from parity.graph.graph import Node
 def other_file(evidence: Evidence) -> Sequence[Diagnosis]:
     """The fewest differences between the two files that give what the candidate shows."""
     blamed = evidence.blamed_for("implementation", "nonfinite")
-    unit = None if blamed is None or evidence.own is None else unit_of(evidence, blamed)
-    if unit is None:
+    unit = None if blamed is None or evidence.file is None else unit_of(evidence, blamed)
+    if unit is None or evidence.file is None:
         return ()
-    found = [change for node in unit.nodes for change in changes(evidence, unit, node)]
+    found = list(changes(evidence, unit, evidence.file))
     needed = _needed(unit, found)
     return (_told(unit, needed),) if needed else ()
 
@@ -94,7 +94,8 @@ def settled(evidence: Evidence, divergence: Divergence) -> Settled:
     if unit is None or evidence.file is None or not _makes(evidence.file, evidence, divergence, unit):
         return Settled()
     read = {n for node in unit.nodes for n in node.inputs if n in unit.bench.constants}
-    return Settled(frozenset(node for node in unit.nodes if twin(evidence, node) is not None),
+    pairs = paired(unit, evidence.file)
+    return Settled(frozenset(node for node in unit.nodes if pairs.twin(node) is not None),
                    frozenset(n for n in read if _shared(unit.bench, evidence.file, n)))
 
 

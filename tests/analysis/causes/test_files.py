@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from onnx import ModelProto, NodeProto
+from onnx import ModelProto, NodeProto, numpy_helper
 
 from parity.analysis.diagnose import Diagnosis
 from parity.contenders import Contender
@@ -170,6 +170,25 @@ def test_another_form_of_a_part_is_no_difference_of_its_nodes() -> None:
     assert (found.cause, found.tensor) == ("wrong-epsilon", "t")
     assert found.evidence["other_epsilon"] == pytest.approx(0.01, rel=0.01)
     assert diagnosed(Model.from_proto(right), Contender(ORT, Model.from_proto(right))) == ()
+
+
+def test_tensors_under_other_names() -> None:
+    """An exporter that calls the tensors inside otherwise, and hands them on through Identity."""
+    def chain(inner: str, last: str, weight: np.ndarray) -> ModelProto:
+        nodes = [node("Conv", ["x", "w", "b"], [inner], group=2), node("Tanh", [inner], [f"{inner}2"]),
+                 node("Conv", [f"{inner}2", "w2"], [last], group=8)]
+        end = [] if last == "t" else [node("Identity", [last], ["t"])]
+        weights = {**{n: WEIGHTS[n] for n in "wb"}, "w2": weight}
+        return proto_of([*nodes, *end, node("Relu", ["t"], ["y"])], [declared("x", SHAPES["Conv"])], weights=weights)
+
+    right = Model.from_proto(chain("h", "t", WEIGHTS["dw"]))
+    found, = diagnosed(right, chain("onnx::Conv_3", "onnx::Identity_7", WEIGHTS["dw"][::-1].copy()))
+    assert "At Conv 't' the candidate's file has weight 'w2' with output channels reversed:" in found.message
+    wrong = chain("onnx::Conv_3", "onnx::Identity_7", WEIGHTS["dw"])
+    weight = next(t for t in wrong.graph.initializer if t.name == "w")
+    weight.CopyFrom(numpy_helper.from_array(WEIGHTS["w"] * np.float32(1.5), "w"))
+    found, = diagnosed(right, wrong)
+    assert "At Conv 'h' the candidate's file has weight 'w' times 1.5:" in found.message
 
 
 def test_a_weight_taken_for_another() -> None:
