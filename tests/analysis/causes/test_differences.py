@@ -86,6 +86,14 @@ def test_a_single_number_and_what_is_no_number() -> None:
     assert account(MATRIX, broken, TABLE).words == "with NaN or Inf in 2 of 48 elements"
 
 
+def test_infinities_that_both_have() -> None:
+    """A mask's infinities make nothing else look like a shift or a factor."""
+    mask = np.where(np.eye(6, dtype=bool), -np.inf, MATRIX[:, :6].astype(np.float64))
+    other = np.where(np.eye(6, dtype=bool), -np.inf, RANDOM.normal(size=(6, 6)))
+    assert not account(mask, other, TABLE).complete
+    assert account(mask, mask[[1, 0, 2, 3, 4, 5]], TABLE).words == "with rows 0 and 1 swapped"
+
+
 @given(array_shapes(min_dims=1, max_dims=4, min_side=2, max_side=5), st.integers(0, 99))
 def test_other_numbers_are_only_counted(shape: tuple[int, ...], seed: int) -> None:
     """A weight trained again is explained by no words that sound as if it were the same one."""
