@@ -96,7 +96,7 @@ def explain(case: Case, options: Options) -> Explanation:
         diagnoses = diagnose(Evidence(
             case.sample.survey.flat, case.ready.variant, case.sample.feed, case.found, None if hidden else blamed,
             shown, case.sample.outputs, case.deployed, case.limit, case.ready.precision, diverges, case.walk.moved,
-            *_reruns(case, options), exported=_is_module(case.contender)))
+            *_reruns(case, options), exported=_is_module(case.contender), own=case.ready.own))
     return Explanation(first_bad, diverges, hidden, shares, _portraits(case, shares), diagnoses, searched)
 
 

@@ -43,6 +43,7 @@ class Ready:
         precision: whose tolerance applies: the target's, or what the model itself computes in.
         notes: what a reader should know about the variant.
         folder: holds converted weights for as long as they are needed.
+        own: the graph of a file that is not the reference's, with its own weights; None where there is none.
     """
 
     session: Session
@@ -53,6 +54,7 @@ class Ready:
     precision: str
     notes: tuple[str, ...] = ()
     folder: tempfile.TemporaryDirectory[str] | None = None
+    own: Model | None = None
 
 
 def make_ready(model: Model, contender: Contender, surveyed: Survey, feed: Feed, calibration: Calibration | None,
@@ -101,13 +103,14 @@ def make_ready(model: Model, contender: Contender, surveyed: Survey, feed: Feed,
     order = comparable_tensors(flat)
     if contender.model is not None and model_precision(flat) == model_precision(surveyed.flat):
         shown = frozenset(wanted) & set(order)  # and the reference's weights are the right ones
-        return Ready(session, surveyed.flat, shown, order, own.sizes, precision)
+        return Ready(session, surveyed.flat, shown, order, own.sizes, precision, own=flat)
     shown = frozenset(order)
+    in_file = None if contender.model is None else flat
     if contender.model is not None and flat is own.flat:
         flat, notes = with_weights_of(surveyed.flat, flat)
     added = shown.difference(comparable_tensors(own.flat))  # by the variant: small change, of no known size
     sizes = {**dict.fromkeys(added, 0), **own.sizes}
-    return Ready(session, flat, shown, order, sizes, precision, notes, folder)
+    return Ready(session, flat, shown, order, sizes, precision, notes, folder, in_file)
 
 
 def _of_original(original: Original, target: Target, surveyed: Survey, feed: Feed) -> Ready:

@@ -20,6 +20,7 @@ from parity.analysis.reads import without_unread
 from parity.analysis.streams import Stream
 from parity.analysis.tolerance import DEFAULTS
 from parity.backends.base import RunOptions, Session, backend_of
+from parity.backends.planted import Fault
 from parity.contenders import Contender
 from parity.graph.executor import Executor
 from parity.graph.feeds import Feed, load_feed, seeded_feed
@@ -107,7 +108,7 @@ def gather(model: Model, contender: Contender, feed: Feed, optimization: str = "
         surveyed.flat, ready.variant, feed, found,
         first_to_blame(found, outputs_fail=diverged or not judged, limit=limit), kept, surveyed.outputs, outputs,
         limit, ready.precision, diverged, moved, None if contender.tensors else lambda: unwatched.run(feed).outputs,
-        None if contender.tensors else partial(_unoptimised, model, contender, feed))
+        None if contender.tensors else partial(_unoptimised, model, contender, feed), own=ready.own)
 
 
 def _unoptimised(model: Model, contender: Contender, feed: Feed) -> Feed:
@@ -309,6 +310,11 @@ def saved_tensors(folder: Path, tensors: Mapping[str, np.ndarray]) -> Contender:
     path = folder / "tensors.npz"
     np.savez(path, **tensors)  # type: ignore[arg-type]
     return Contender(None, tensors=path)
+
+
+def as_if(wrong: ModelProto) -> Contender:
+    """A runtime that computes another model than the one that it is given, which nobody has a file of."""
+    return Contender(ORT, fault=Fault("another model", "", lambda proto: proto.CopyFrom(wrong)))
 
 
 def diagnosed(model: Model, contender: Contender | ModelProto, feed: Feed | None = None, optimization: str = "all",

@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import replace
 
 from parity.analysis.causes import (
+    files,
     formats,
     inputs,
     meanings,
@@ -29,6 +30,9 @@ from parity.errors import ParityError
 CAUSES: tuple[Callable[[Evidence], Sequence[Diagnosis]], ...] = (
     inputs.nonfinite_inputs,
     running.nondeterminism,
+    scales.other_scale,
+    files.other_file,
+    scales.other_zero_point,
     formats.nonfinite,
     rounding.before_nonfinite,
     formats.born,
@@ -37,7 +41,6 @@ CAUSES: tuple[Callable[[Evidence], Sequence[Diagnosis]], ...] = (
     weights.other_weights,
     inputs.other_mixture,
     meanings.fewer_bits,
-    scales.other_scale,
     ranges.uncovered,
     quantisation.saturation,
     sums.accumulation,

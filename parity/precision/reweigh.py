@@ -139,7 +139,9 @@ def _rounded(variant: Model, name: str, weight: np.ndarray, found: np.ndarray,
 
 def _on_grid(weight: np.ndarray, scale: np.ndarray, zero: np.ndarray,
              limits: np.iinfo) -> tuple[np.ndarray, np.ndarray]:
-    step = scale.astype(np.float64)
+    """A dead scale rounds to nothing: what it stands for is the weight as it is."""
+    alive = np.isfinite(scale) & (scale > 0)
+    step = np.where(alive, scale, 1.0).astype(np.float64)
     levels = np.clip(np.rint(weight / step) + zero, limits.min, limits.max)
-    rounded = ((levels - zero) * step).astype(np.float32)
-    return rounded, np.broadcast_to(step, weight.shape)
+    rounded = np.where(alive, (levels - zero) * step, weight).astype(np.float32)
+    return rounded, np.broadcast_to(np.where(alive, step, 0.0), weight.shape)

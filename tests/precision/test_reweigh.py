@@ -77,6 +77,23 @@ def test_a_variant_that_was_trained_again_is_judged_by_its_own_weights(reference
     assert "trained" in notes[0]
 
 
+def test_a_dead_scale_rounds_to_nothing() -> None:
+    """Where a scale is zero the reference's weight itself is what its channel is judged by; the others are rounded."""
+    weight = np.random.default_rng(0).normal(size=(4, 8)).astype(np.float32)
+    scale = np.abs(weight).max(axis=1) / np.float32(127)
+    stored = np.rint(weight / scale[:, None]).astype(np.int8)
+    dead = np.where(np.arange(4) == 1, np.float32(0), scale)
+    reference = Model.from_proto(proto_of([node("Gemm", ["x", "w"], ["y"], transB=1)], [declared("x", (2, 8))],
+                                          weights={"w": weight}))
+    nodes = [node("DequantizeLinear", ["q", "s"], ["d"], axis=0), node("Gemm", ["x", "d"], ["y"], transB=1)]
+    variant = Model.from_proto(proto_of(nodes, [declared("x", (2, 8))], weights={"q": stored, "s": dead}))
+    judged, notes = with_weights_of(reference, variant)
+    assert len(notes) == 1
+    found = to_numpy(constant_values(judged)[judged.graph.producer["y"].inputs[1]])
+    np.testing.assert_array_equal(found[1], weight[1])
+    np.testing.assert_allclose(found, weight, rtol=0, atol=float(scale.max()) / 2 * 1.001)
+
+
 def test_an_infinite_constant_is_its_own_rounding() -> None:
     """A mask of -Inf beside ordinary weights is no weight that differs."""
     mask = np.array([0.0, -np.inf, 0.5], np.float32)

@@ -101,7 +101,7 @@ def alternatives(unit: Unit, node: Node) -> Iterator[Alternative]:
         arguments = [n for n in node.inputs if n][:1] if op == "Identity" else list(node.proto.input)
         proto = helper.make_node(op, arguments, list(node.proto.output), node.proto.name, **kept)
         given = "".join(f" of {k} {v:g}" for k, v in attributes.items())
-        yield Alternative("wrong-operator", f"{op}{given}", _twin(node, proto), node.op)
+        yield Alternative("wrong-operator", f"{op}{given}", twin_of(node, proto), node.op)
 
 
 # Taken for one another, they keep their attributes.
@@ -112,6 +112,11 @@ _DROPPED = frozenset({"count_include_pad", "storage_order"})
 
 def _plain(node: Node) -> dict[str, object]:
     return {a.name: helper.get_attribute_value(a) for a in node.proto.attribute if a.name not in _DROPPED}
+
+
+def cause_of(name: str) -> str:
+    """What a wrong attribute, or an input that says what an attribute could, is called among the causes."""
+    return _CAUSES.get(name, "wrong-attribute")
 
 
 def attributes_of(node: Node) -> dict[str, AttributeProto]:
@@ -133,18 +138,20 @@ def with_attribute(node: Node, name: str, value: object) -> Node:
     kept = [a for a in proto.attribute if a.name != name]
     del proto.attribute[:]
     proto.attribute.extend([*kept, helper.make_attribute(name, value)])
-    return _twin(node, proto)
+    return twin_of(node, proto)
 
 
 def with_input(node: Node, position: int, name: str) -> Node:
-    """The node with one input exchanged."""
+    """The node with one input exchanged, or given where it was left out."""
     proto = NodeProto()
     proto.CopyFrom(node.proto)
+    proto.input.extend([""] * (position + 1 - len(proto.input)))
     proto.input[position] = name
-    return _twin(node, proto)
+    return twin_of(node, proto)
 
 
-def _twin(node: Node, proto: NodeProto) -> Node:
+def twin_of(node: Node, proto: NodeProto) -> Node:
+    """The node with another protobuf."""
     return Node(proto, node.index, node.opset, node.subgraphs)
 
 
@@ -156,7 +163,7 @@ def _attribute_changes(unit: Unit, node: Node) -> Iterator[Alternative]:
         for value in _others(node, name, now, rank):
             told = value.decode() if isinstance(value, bytes) else value
             was = now.decode() if isinstance(now, bytes) else now
-            yield Alternative(_CAUSES.get(name, "wrong-attribute"), f"{name} {told}",
+            yield Alternative(cause_of(name), f"{name} {told}",
                               with_attribute(node, name, value), str(was))
     if node.op == "Transpose" and "perm" not in attributes_of(node) and rank > 1:
         for perm in _permuted(list(range(rank))[::-1]):
@@ -223,17 +230,17 @@ def _operand_changes(unit: Unit, node: Node) -> Iterator[Alternative]:
         proto = NodeProto()
         proto.CopyFrom(node.proto)
         proto.input[0], proto.input[1] = node.inputs[1], node.inputs[0]
-        yield Alternative("swapped-operands", "the operands of the other order", _twin(node, proto))
+        yield Alternative("swapped-operands", "the operands of the other order", twin_of(node, proto))
     if node.op == "Concat" and len(node.inputs) > 1:
         proto = NodeProto()
         proto.CopyFrom(node.proto)
         proto.input[:] = list(reversed(node.inputs))
-        yield Alternative("swapped-operands", "the inputs in reverse order", _twin(node, proto))
+        yield Alternative("swapped-operands", "the inputs in reverse order", twin_of(node, proto))
     if node.op == "Where":
         proto = NodeProto()
         proto.CopyFrom(node.proto)
         proto.input[1], proto.input[2] = node.inputs[2], node.inputs[1]
-        yield Alternative("swapped-operands", "its two choices swapped", _twin(node, proto))
+        yield Alternative("swapped-operands", "its two choices swapped", twin_of(node, proto))
 
 
 def _axes_input(unit: Unit, node: Node) -> Iterator[Alternative]:

@@ -16,6 +16,7 @@ from parity.analysis.measure import measure
 from parity.errors import MatchError
 from parity.graph.constants import constant_values
 from parity.graph.executor import Executor
+from parity.graph.graph import Node
 from parity.graph.model import Model, shallow_copy
 from parity.graph.ops.call import Arithmetic, Value, from_numpy, is_tensor, to_numpy
 
@@ -63,6 +64,7 @@ class Evidence:
         again: runs the candidate once more, unwatched; None where it cannot be run.
         unoptimised: the same without the runtime's graph optimisation.
         exported: the candidate is the module that the reference is an export of, and the reference is what is wrong.
+        own: the candidate's own file, flat; None where it runs the reference, or nobody has what it runs.
     """
 
     reference: Model
@@ -80,6 +82,7 @@ class Evidence:
     again: Callable[[], Tensors] | None = None
     unoptimised: Callable[[], Tensors] | None = None
     exported: bool = False
+    own: Model | None = None
     _expected: dict[str, np.ndarray] = field(default_factory=dict, init=False, repr=False)
 
     @cached_property
@@ -96,6 +99,11 @@ class Evidence:
     def original(self) -> Bench:
         """Evaluates the reference."""
         return self.bench if self.variant is self.reference else Bench(self.reference)
+
+    @cached_property
+    def file(self) -> Bench | None:
+        """Evaluates the candidate's own file."""
+        return None if self.own is None else Bench(self.own)
 
     @cached_property
     def error(self) -> float:
@@ -150,7 +158,7 @@ class Evidence:
         return distance(self.reference_outputs, outputs_of(changed, {**self.feed, tensor: value}))
 
     def computed(self, where: str, words: str, instead: str, left: float, error: float) -> str:
-        """A sentence on what the two sides compute differently.
+        """A sentence on what would make one side compute what the other does: the simplest such thing, maybe not it.
 
         Args:
             where: an operator.
@@ -161,10 +169,10 @@ class Evidence:
         """
         if self.exported:
             beside = f" with {instead}" if instead else " otherwise"
-            return (f"The module computes {where} with {words}, and the .onnx{beside}: that explains the module's "
-                    f"values to {left:.1e} (relative L2), where the .onnx leaves {error:.1e}.")
+            return (f"The module computes {where} as if with {words}, and the .onnx{beside}: that explains the "
+                    f"module's values to {left:.1e} (relative L2), where the .onnx leaves {error:.1e}.")
         beside = f" instead of {instead}" if instead else ""
-        return (f"{where} was computed with {words}{beside}: that explains the candidate's values to {left:.1e} "
+        return (f"{where} was computed as if with {words}{beside}: that explains the candidate's values to {left:.1e} "
                 f"(relative L2), where the reference's operator leaves {error:.1e}.")
 
     def seen(self, name: str) -> np.ndarray | None:
@@ -180,6 +188,12 @@ class Evidence:
                 return next(after, tensor)
             tensor = graph.producer[tensor].inputs[0]
         return tensor
+
+    def called(self, node: Node, position: int) -> str:
+        """What the reference calls that which a node of the variant reads at a position."""
+        source = self.reference.graph.producer.get(node.outputs[0])
+        alike = source is not None and source.op == node.op and position < len(source.inputs)
+        return source.inputs[position] if source is not None and alike else node.inputs[position]
 
     def expected(self, names: Collection[str]) -> Tensors:
         """The reference's own values of some tensors; those not asked for before cost one run of it."""

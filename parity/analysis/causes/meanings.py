@@ -10,6 +10,7 @@ import numpy as np
 
 from parity.analysis.causes.attributes import Alternative, alternatives
 from parity.analysis.causes.evidence import Diagnosis, Evidence, relative
+from parity.analysis.causes.files import settled
 from parity.analysis.causes.solve import other_numbers
 from parity.analysis.causes.unit import Unit, unit_of
 from parity.graph.graph import Node
@@ -25,10 +26,10 @@ def other_meaning(evidence: Evidence) -> Sequence[Diagnosis]:
     """An attribute, a number, a rounding or an operator that would give what the candidate shows."""
     blamed = evidence.blamed_for("implementation", "nonfinite")
     unit = None if blamed is None else unit_of(evidence, blamed)
-    if unit is None:
+    if blamed is None or unit is None:
         return ()
-    nodes = unit.nodes[-_MOST_TRIED:][::-1]
-    for node in nodes:
+    known = settled(evidence, blamed)
+    for node in (n for n in unit.nodes[-_MOST_TRIED:][::-1] if n not in known.nodes):
         for alternative in chain(alternatives(unit, node), other_numbers(unit, node)):
             value = unit.tried({node.outputs[0]: alternative.stand}, alternative.inputs)
             if unit.explains(value):

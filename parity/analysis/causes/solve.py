@@ -35,11 +35,11 @@ def other_numbers(unit: Unit, node: Node) -> Iterator[Alternative]:
         if constant is None or constant.size != 1 or constant.dtype.kind != "f":
             continue
         now = float(constant.reshape(()))
-        guards = _guards(unit, node) and 0 < now <= _LARGEST_EPSILON
-        starts = _EPSILONS if guards else _bounds(unit) if node.op == "Clip" else ()
+        guarded = guards(unit, node, now)
+        starts = _EPSILONS if guarded else _bounds(unit) if node.op == "Clip" else ()
         found = _solved(unit, node, now, _input_tried(unit, node, position, constant), starts)
         if found is not None:
-            epsilon = guards and 0 <= found <= _LARGEST_EPSILON
+            epsilon = guarded and 0 <= found <= _LARGEST_EPSILON
             what = "epsilon" if epsilon else "constant"
             cause = "wrong-epsilon" if epsilon else "wrong-attribute" if node.op == "Clip" else "weights-differ"
             other = f"{name}/other"
@@ -47,9 +47,11 @@ def other_numbers(unit: Unit, node: Node) -> Iterator[Alternative]:
                               {other: _like(constant, found)}, {what: now, f"other_{what}": found})
 
 
-def _guards(unit: Unit, node: Node) -> bool:
+def guards(unit: Unit, node: Node, number: float) -> bool:
+    """Whether a constant of a node is an epsilon, which keeps what is read next away from zero."""
     readers = unit.bench.model.graph.readers.get(node.outputs[0], ())
-    return node.op in ("Add", "Max", "Clip") and any(r.op in _GUARDED for r in readers)
+    return node.op in ("Add", "Max", "Clip") and any(r.op in _GUARDED for r in readers) and (
+        0 < number <= _LARGEST_EPSILON)
 
 
 def _bounds(unit: Unit) -> Sequence[float]:

@@ -119,7 +119,7 @@ class Unit:
 
 def unit_of(evidence: Evidence, divergence: Divergence, *, of_reference: bool = False,
             most: float = MOST_NODES) -> Unit | None:
-    """The unit that makes a tensor in what the candidate runs.
+    """The unit that makes a tensor in what the candidate should run.
 
     Args:
         evidence: of the candidate.
@@ -130,7 +130,21 @@ def unit_of(evidence: Evidence, divergence: Divergence, *, of_reference: bool = 
     Returns:
         None where the candidate shows too little, or nothing of the tensor.
     """
-    bench = evidence.original if of_reference else evidence.bench
+    return unit_in(evidence.original if of_reference else evidence.bench, evidence, divergence, most)
+
+
+def unit_in(bench: Bench, evidence: Evidence, divergence: Divergence, most: float = MOST_NODES) -> Unit | None:
+    """The unit that makes a tensor in any graph that has it, from what the candidate shows.
+
+    Args:
+        bench: evaluates the graph.
+        evidence: of the candidate.
+        divergence: the tensor.
+        most: how many nodes there may be.
+
+    Returns:
+        None where the candidate shows too little, or nothing of the tensor.
+    """
     last = bench.model.graph.producer.get(divergence.tensor)
     if last is None or divergence.tensor not in evidence.shown:
         return None

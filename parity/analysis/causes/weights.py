@@ -8,13 +8,13 @@ from itertools import permutations
 
 import numpy as np
 
+from parity.analysis.causes.differences import GATES
 from parity.analysis.causes.evidence import Diagnosis, Evidence, relative
+from parity.analysis.causes.files import settled
 from parity.analysis.causes.unit import Unit, unit_of
 from parity.graph.graph import Node
 
 _MOST_TRIED = 12
-# Numbers of gates in a recurrent operator's weights, stacked along axis 1.
-_GATES = {"LSTM": 4, "GRU": 3}
 _CONVOLUTIONS = frozenset({"Conv", "ConvTranspose", "com.microsoft::FusedConv"})
 # Elements a channel needs for two numbers fitted to it to say anything.
 _SAMPLES = 8
@@ -33,24 +33,25 @@ def other_weights(evidence: Evidence) -> Sequence[Diagnosis]:
     """A changed weight or bias that would give what the candidate shows."""
     blamed = evidence.blamed_for("implementation", "nonfinite")
     unit = None if blamed is None else unit_of(evidence, blamed)
-    if unit is None or unit.candidate.dtype.kind not in "fV" or not unit.candidate.size:
+    if blamed is None or unit is None or unit.candidate.dtype.kind not in "fV" or not unit.candidate.size:
         return ()
-    for node in unit.nodes[-_MOST_TRIED:][::-1]:
+    known = settled(evidence, blamed)
+    for node in (n for n in unit.nodes[-_MOST_TRIED:][::-1] if n not in known.nodes):
         for position, name in enumerate(node.inputs):
-            weight = unit.bench.constant(name) if name else None
+            weight = unit.bench.constant(name) if name and name not in known.constants else None
             if weight is None or weight.dtype.kind not in "fV" or not weight.size:
                 continue
             for change in _changes(unit, node, position, name, weight.astype(np.float64)):
                 value = unit.tried({}, {name: change.value}) if change.value is not None else None
                 if unit.explains(value) and value is not None:
-                    return (_told(evidence, unit, node, name, change, value),)
-    fitted = _by_channel(unit)
+                    return (_told(evidence, unit, node, position, change, value),)
+    fitted = None if unit.last in known.nodes else _by_channel(unit)
     return () if fitted is None else (fitted,)
 
 
-def _told(evidence: Evidence, unit: Unit, node: Node, name: str, change: _Change, value: np.ndarray) -> Diagnosis:
-    left = relative(value, unit.candidate)
-    message = evidence.computed(f"{node.op} {node.label!r}", f"weight {name!r} {change.words}", "", left, unit.error)
+def _told(evidence: Evidence, unit: Unit, node: Node, position: int, change: _Change, value: np.ndarray) -> Diagnosis:
+    left, words = relative(value, unit.candidate), f"weight {evidence.called(node, position)!r} {change.words}"
+    message = evidence.computed(f"{node.op} {node.label!r}", words, "", left, unit.error)
     return Diagnosis("weights-differ", unit.tensor, message,
                      {"error": unit.error, "left": left, "floor": unit.floor, **change.numbers})
 
@@ -60,6 +61,7 @@ def _changes(unit: Unit, node: Node, position: int, name: str, weight: np.ndarra
         yield _Change(words, value, {})
     if unit.candidate.shape != unit.gold.shape:
         return
+    yield _Change("all zero", np.zeros_like(weight), {"factor": 0.0})
     gain = _fitted(unit, name, weight, np.zeros_like(weight), scale=True)
     if gain is not None:
         yield _Change(f"times {gain:.6g}", weight * gain, {"factor": gain})
@@ -72,8 +74,8 @@ def _changes(unit: Unit, node: Node, position: int, name: str, weight: np.ndarra
 
 def _rearranged(node: Node, position: int, weight: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
     """The same numbers in another order."""
-    if node.op in _GATES and position in (1, 2, 3):
-        gates = _GATES[node.op]
+    if node.op in GATES and position in (1, 2, 3):
+        gates = GATES[node.op]
         parts = np.split(weight, gates * (2 if position == 3 else 1), axis=1)
         for order in permutations(range(gates)):
             if list(order) != list(range(gates)):
@@ -121,7 +123,7 @@ def _fitted(unit: Unit, name: str, weight: np.ndarray, direction: np.ndarray, *,
 
 def _emptied(unit: Unit, node: Node, name: str, weight: np.ndarray) -> Iterator[_Change]:
     """Some channels of the weight zero: those that the candidate's error is in."""
-    if node.op in _GATES:
+    if node.op in GATES:
         for direction in range(weight.shape[0]):
             empty = weight.copy()
             empty[direction] = 0
@@ -177,8 +179,8 @@ def _by_channel(unit: Unit) -> Diagnosis | None:
             gains = factor[off].ravel()
             numbers = {"error": unit.error, "left": left, "floor": unit.floor, "channels": float(off.sum()),
                        "least_factor": float(gains.min()), "greatest_factor": float(gains.max())}
-            message = (f"{unit.last.op} {unit.last.label!r} has other weights in {off.sum()} of {off.size} channels: "
-                       f"{words} by channel (factors {gains.min():.4g} to {gains.max():.4g}) explain the candidate's "
-                       f"values to {left:.1e} (relative L2), where the reference's leave {unit.error:.1e}.")
+            message = (f"{unit.last.op} {unit.last.label!r} is as if it had other weights in {off.sum()} of {off.size} "
+                       f"channels: {words} by channel (factors {gains.min():.4g} to {gains.max():.4g}) explain the "
+                       f"candidate's values to {left:.1e} (relative L2), where the reference's leave {unit.error:.1e}.")
             return Diagnosis("weights-differ", unit.tensor, message, numbers)
     return None

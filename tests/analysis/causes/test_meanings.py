@@ -15,7 +15,7 @@ from parity.analysis.diagnose import Diagnosis
 from parity.graph.feeds import seeded_feed
 from parity.graph.model import Model
 from tests.builders import declared, node, proto_of
-from tests.causes import diagnosed, saved_tensors, taken_elsewhere
+from tests.causes import as_if, diagnosed, saved_tensors, taken_elsewhere
 
 RANDOM = np.random.default_rng(0)
 WEIGHTS: dict[str, Any] = {
@@ -26,14 +26,19 @@ WEIGHTS: dict[str, Any] = {
 IMAGE = declared("x", (2, 3, 8, 8))
 
 
-def named(right: NodeProto, wrong: NodeProto, opset: int = 18, **weights: Any) -> tuple[Diagnosis, ...]:
-    """What is said where one node of y = 2 f(u), u = 2 tanh x, is another one in the candidate."""
+def named(right: NodeProto, wrong: NodeProto, *, known: bool = True, opset: int = 18,
+          **weights: Any) -> tuple[Diagnosis, ...]:
+    """What is said where one node of y = 2 f(u), u = 2 tanh x, is another one in the candidate's file.
+
+    Or, where that is not known, in what a runtime makes of the reference's.
+    """
     around = [node("Tanh", ["x"], ["tanh"]), node("Add", ["tanh", "tanh"], ["u"]), node("Add", ["t", "t"], ["y"])]
     protos = [proto_of([*around, n], [IMAGE], weights={**WEIGHTS, **extra}, opset=opset)
               for n, extra in ((right, {}), (wrong, weights))]
-    return diagnosed(Model.from_proto(protos[0]), protos[1])
+    return diagnosed(Model.from_proto(protos[0]), protos[1] if known else as_if(protos[1]))
 
 
+@pytest.mark.parametrize("known", [True, False], ids=["file", "runtime"])
 @pytest.mark.parametrize(("op", "inputs", "right", "wrong", "cause"), [
     ("Softmax", ["u"], {"axis": 1}, {"axis": -1}, "wrong-axis"),
     ("LogSoftmax", ["u"], {"axis": -1}, {"axis": 1}, "wrong-axis"),
@@ -59,25 +64,28 @@ def named(right: NodeProto, wrong: NodeProto, opset: int = 18, **weights: Any) -
     ("Resize", ["u", "", "sizes"], {"mode": "cubic"}, {"mode": "cubic", "cubic_coeff_a": -0.5}, "wrong-resize-mode"),
 ])
 def test_an_attribute_is_named(op: str, inputs: list[str], right: dict[str, Any], wrong: dict[str, Any],
-                               cause: str) -> None:
+                               cause: str, known: bool) -> None:
     """The one attribute that differs, at its own tensor, with the error that is left without it."""
-    found = named(node(op, inputs, ["t"], **right), node(op, inputs, ["t"], **wrong))
+    found = named(node(op, inputs, ["t"], **right), node(op, inputs, ["t"], **wrong), known=known)
     assert [(d.cause, d.tensor) for d in found] == [(cause, "t")]
     assert found[0].evidence["left"] <= found[0].evidence["floor"]
     assert not found[0].evidence["error"] < 10 * found[0].evidence["left"]
+    assert ("the candidate's file has" if known else "as if") in found[0].message
 
 
+@pytest.mark.parametrize("known", [True, False], ids=["file", "runtime"])
 @pytest.mark.parametrize(("right", "wrong"), [
     ("Relu", "LeakyRelu"), ("Relu", "Identity"), ("Sigmoid", "HardSigmoid"), ("Tanh", "Softsign"), ("Erf", "Tanh"),
     ("GlobalAveragePool", "GlobalMaxPool"), ("Exp", "Softplus"), ("Neg", "Identity"), ("Floor", "Round")])
-def test_another_operator_is_named(right: str, wrong: str) -> None:
+def test_another_operator_is_named(right: str, wrong: str, known: bool) -> None:
     """One operator for another."""
-    found = named(node(right, ["u"], ["t"]), node(wrong, ["u"], ["t"]))
+    found = named(node(right, ["u"], ["t"]), node(wrong, ["u"], ["t"]), known=known)
     assert [d.tensor for d in found] == ["t"]
     assert found[0].cause in ("wrong-operator", "wrong-rounding")
     assert wrong in found[0].message or found[0].cause == "wrong-rounding"
 
 
+@pytest.mark.parametrize("known", [True, False], ids=["file", "runtime"])
 @pytest.mark.parametrize(("op", "inputs", "attributes", "shape", "cause"), [
     ("GRU", ["u", "gw", "gr", "gb"], {"hidden_size": 4, "linear_before_reset": 1}, (5, 2, 8), "wrong-attribute"),
     ("ArgMax", ["u"], {"axis": -1, "select_last_index": 1}, (4, 8), "wrong-attribute"),
@@ -87,7 +95,7 @@ def test_another_operator_is_named(right: str, wrong: str) -> None:
     ("DepthToSpace", ["u"], {"blocksize": 2, "mode": "CRD"}, (1, 8, 4, 4), "wrong-attribute"),
 ])
 def test_a_flag_is_named(op: str, inputs: list[str], attributes: dict[str, Any], shape: tuple[int, ...],
-                         cause: str) -> None:
+                         cause: str, known: bool) -> None:
     """A flag that the candidate has, and the reference leaves at its default."""
     fixed = {n: v for n, v in attributes.items() if n in ("hidden_size", "blocksize", "axis")}
     weights = {**WEIGHTS, "axis": np.array(1), "gw": RANDOM.normal(size=(1, 12, 8)).astype(np.float32),
@@ -97,28 +105,31 @@ def test_a_flag_is_named(op: str, inputs: list[str], attributes: dict[str, Any],
     protos = [proto_of([node("Round", ["x"], ["u"]), node(op, inputs, ["t"], **given), node("Neg", ["t"], ["y"])],
                        [declared("x", shape)], [declared("y", None, kind)], weights, opset=20)
               for given in (fixed, attributes)]
-    found = diagnosed(Model.from_proto(protos[0]), protos[1])
+    found = diagnosed(Model.from_proto(protos[0]), protos[1] if known else as_if(protos[1]))
     assert [(d.cause, d.tensor) for d in found] == [(cause, "t")]
 
 
-def test_swapped_operands() -> None:
+@pytest.mark.parametrize("known", [True, False], ids=["file", "runtime"])
+def test_swapped_operands(known: bool) -> None:
     """The difference taken the other way round."""
-    found = named(node("Sub", ["u", "g"], ["t"]), node("Sub", ["g", "u"], ["t"]))
+    found = named(node("Sub", ["u", "g"], ["t"]), node("Sub", ["g", "u"], ["t"]), known=known)
     assert [d.cause for d in found] == ["swapped-operands"]
 
 
-def test_other_axes_given_as_an_input() -> None:
+@pytest.mark.parametrize("known", [True, False], ids=["file", "runtime"])
+def test_other_axes_given_as_an_input(known: bool) -> None:
     """ReduceMean over another axis, which since opset 18 is an input."""
     found = named(node("ReduceMean", ["u", "axes"], ["t"]), node("ReduceMean", ["u", "other"], ["t"]),
-                  other=np.array([3]))
+                  known=known, other=np.array([3]))
     assert [d.cause for d in found] == ["wrong-axis"]
     assert "[3]" in found[0].message
 
 
-def test_a_bound_of_clip() -> None:
+@pytest.mark.parametrize("known", [True, False], ids=["file", "runtime"])
+def test_a_bound_of_clip(known: bool) -> None:
     """Another upper bound, found from where the values end."""
     found = named(node("Clip", ["u", "low", "high"], ["t"]), node("Clip", ["u", "low", "other"], ["t"]),
-                  other=np.float32(0.25))
+                  known=known, other=np.float32(0.25))
     assert [d.cause for d in found] == ["wrong-attribute"]
     assert found[0].evidence["other_constant"] == 0.25
 
@@ -195,19 +206,22 @@ def test_rounded_operands(tmp_path: Path) -> None:
 @given(st.floats(1e-4, 1e-1))
 def test_an_epsilon_is_found_to_its_digits(epsilon: float) -> None:
     """Whatever epsilon the candidate has, it is said within a percent."""
-    found = named(*(node("BatchNormalization", ["u", "v", "c", "c", "v"], ["t"], epsilon=e) for e in (1e-5, epsilon)))
+    found = named(*(node("BatchNormalization", ["u", "v", "c", "c", "v"], ["t"], epsilon=e) for e in (1e-5, epsilon)),
+                  known=False)
     assert [d.cause for d in found] == ["wrong-epsilon"]
     assert found[0].evidence["other_epsilon"] == pytest.approx(epsilon, rel=0.01)
 
 
-def test_an_epsilon_spelt_out() -> None:
+@pytest.mark.parametrize("known", [True, False], ids=["file", "runtime"])
+def test_an_epsilon_spelt_out(known: bool) -> None:
     """The constant added before a square root."""
-    found = named(node("Add", ["u", "eps"], ["t"]), node("Add", ["u", "other"], ["t"]), other=np.float32(1e-3))
+    found = named(node("Add", ["u", "eps"], ["t"]), node("Add", ["u", "other"], ["t"]), known=known,
+                  other=np.float32(1e-3))
     assert [d.cause for d in found] == ["weights-differ"]  # nothing shows that it is an epsilon
     nodes = [[node("Mul", ["x", "x"], ["s"]), node("Add", ["s", e], ["t"]), node("Sqrt", ["t"], ["y"])]
              for e in ("eps", "other")]
     protos = [proto_of(n, [IMAGE], weights={**WEIGHTS, "other": np.float32(1e-3)}) for n in nodes]
-    found = diagnosed(Model.from_proto(protos[0]), protos[1])
+    found = diagnosed(Model.from_proto(protos[0]), protos[1] if known else as_if(protos[1]))
     assert [(d.cause, d.tensor) for d in found] == [("wrong-epsilon", "t")]
     assert found[0].evidence["other_epsilon"] == pytest.approx(1e-3)
 

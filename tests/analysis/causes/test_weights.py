@@ -11,7 +11,7 @@ import pytest
 from parity.analysis.diagnose import Diagnosis
 from parity.graph.model import Model
 from tests.builders import declared, node, proto_of
-from tests.causes import diagnosed
+from tests.causes import as_if, diagnosed
 
 RANDOM = np.random.default_rng(0)
 WEIGHTS: Mapping[str, np.ndarray] = {
@@ -24,12 +24,12 @@ RECURRENT = ("LSTM", ["u", "W", "R", "B"], (5, 2, 8))
 
 
 def told(kind: tuple[str, list[str], tuple[int, ...]], changed: Mapping[str, np.ndarray]) -> tuple[Diagnosis, ...]:
-    """What is said where an operator has other weights."""
+    """What is said where a runtime computes an operator as if it had other weights."""
     op, inputs, shape = kind
     attributes: dict[str, Any] = {"hidden_size": 4} if op == "LSTM" else {}
     nodes = [node("Tanh", ["x"], ["u"]), node(op, inputs, ["t"], **attributes), node("Relu", ["t"], ["y"])]
     protos = [proto_of(nodes, [declared("x", shape)], weights={**WEIGHTS, **other}) for other in ({}, changed)]
-    return diagnosed(Model.from_proto(protos[0]), protos[1])
+    return diagnosed(Model.from_proto(protos[0]), as_if(protos[1]))
 
 
 def _without(value: np.ndarray, channel: int, axis: int = 0) -> np.ndarray:
@@ -65,6 +65,7 @@ def test_a_changed_weight(kind: tuple[str, list[str], tuple[int, ...]],
     found = told(kind, {n: np.ascontiguousarray(v) for n, v in change(WEIGHTS).items()})
     assert [(d.cause, d.tensor) for d in found] == [("weights-differ", "t")]
     assert words in found[0].message
+    assert "as if" in found[0].message
     assert found[0].evidence["left"] <= found[0].evidence["floor"]
 
 
