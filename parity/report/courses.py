@@ -41,7 +41,10 @@ def _shifts(shown: Runs) -> str:
     found = runs.shifts(shown, _SHIFTS)
     title = "<h3>Layers that changed most</h3>"
     if not found:
-        return f"{title}<p>No layer that both the first and the last run show changed its own error.</p>"
+        alike = any(course.comparable for course in runs.courses(shown))
+        none = ("No layer that both the first and the last run show changed its own error." if alike else
+                "No target ran one model, or two versions of one, in two runs, so no layers are compared.")
+        return f"{title}<p>{none}</p>"
     rows = [_shift(shift) for shift in found]
     return title + markup.table("Layers that changed most from the first run to the last",
                                 ("Layer", "Op", "Target", ">Local error", ">Accumulated error", "Judged"), rows)

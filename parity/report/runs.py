@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,10 +21,12 @@ class Course:
     Attributes:
         target: its name; where no two runs share one and each has one target, that of the first and of the last.
         candidates: one a run, None where the run did not have it.
+        models: one a run, the hash of the model.
     """
 
     target: str
     candidates: tuple[Candidate | None, ...]
+    models: tuple[str, ...]
 
     @property
     def errors(self) -> tuple[float | None, ...]:
@@ -33,14 +36,54 @@ class Course:
     @property
     def change(self) -> tuple[words.Mark, str]:
         """What became of it from the first run that has it to the last, in words."""
-        ran = [c for c in self.candidates if c is not None and c.status == "ok"]
+        ran = self._ran
         if len(ran) < 2:
             return "none", "ran once only" if ran else "never ran"
+        if not self.comparable:
+            return "none", "of another model"
         before, after = words.mark(ran[0]), words.mark(ran[-1])
         if before == after:
             between = {words.mark(c) for c in ran[1:-1]}
             return after, "as before" if between <= {before} else "as at first, but not in between"
         return (after, "mended") if after == "good" else (after, "broke") if after == "bad" else (after, "changed")
+
+    @property
+    def comparable(self) -> bool:
+        """Whether the first and the last run that have it ran one model, or two versions of one.
+
+        A model that was mended or exported again has another hash, and perhaps other names; most of its layers compute
+        the same things in the same shapes all the same.
+        """
+        ran = self._ran
+        if len(ran) < 2 or self._same_model:
+            return len(ran) > 1
+        first, last = (Counter(map(_made, c.tensors or c.outputs)) for c in (ran[0], ran[-1]))
+        return 2 * (first & last).total() >= min(first.total(), last.total()) > 0
+
+    @property
+    def shared(self) -> list[tuple[Layer, Layer]]:
+        """The layers that both the first and the last run show; in two versions of a model, those that are alike."""
+        if not self.comparable:
+            return []
+        ran = self._ran
+        after = {layer.tensor: layer for layer in ran[-1].tensors}
+        both = [(layer, after[layer.tensor]) for layer in ran[0].tensors if layer.tensor in after]
+        return both if self._same_model else [pair for pair in both if _made(pair[0]) == _made(pair[1])]
+
+    @property
+    def _ran(self) -> list[Candidate]:
+        return [c for c in self.candidates if c is not None and c.status == "ok"]
+
+    @property
+    def _same_model(self) -> bool:
+        ran = [model for c, model in zip(self.candidates, self.models, strict=True)
+               if c is not None and c.status == "ok"]
+        return ran[0] == ran[-1]
+
+
+def _made(layer: Layer) -> tuple[str, int, tuple[int, ...]]:
+    """What computes a tensor and in which shape, the number of samples aside."""
+    return layer.op, len(layer.shape), layer.shape[1:]
 
 
 @dataclass(frozen=True)
@@ -84,11 +127,12 @@ def _badness(value: float) -> float:
 def courses(runs: Runs) -> tuple[Course, ...]:
     """Every target through the runs, in the order in which they first appear."""
     held = [{c.target: c for c in report.candidates} for report in runs.values()]
+    models = tuple(report.model.sha256 for report in runs.values())
     shared = set(held[0]).intersection(*held[1:])
     if not shared and all(len(each) == 1 for each in held):
         alone = tuple(next(iter(each.values())) for each in held)
-        return (Course(f"{alone[0].target} → {alone[-1].target}", alone),)
-    return tuple(Course(target, tuple(each.get(target) for each in held))
+        return (Course(f"{alone[0].target} → {alone[-1].target}", alone, models),)
+    return tuple(Course(target, tuple(each.get(target) for each in held), models)
                  for target in dict.fromkeys(name for each in held for name in each))
 
 
@@ -148,24 +192,18 @@ def next_step(runs: Runs) -> str:
 
 
 def shifts(runs: Runs, most: int) -> list[Shift]:
-    """The tensors whose own error changed most, in either direction, as a ratio.
+    """The tensors whose own error changed most, in either direction, as a ratio; none of models that are not alike.
 
     Args:
         runs: two or more.
         most: how many of them.
     """
-    found = []
-    for course in courses(runs):
-        ran = [c for c in course.candidates if c is not None and c.status == "ok"]
-        if len(ran) > 1:
-            after = {layer.tensor: layer for layer in ran[-1].tensors}
-            found += [Shift(course.target, layer, after[layer.tensor]) for layer in ran[0].tensors
-                      if layer.tensor in after]
+    found = [Shift(course.target, *pair) for course in courses(runs) for pair in course.shared]
     found.sort(key=lambda shift: -_size(shift))
     return [shift for shift in found[:most] if _size(shift) > math.log(_NOTICEABLE)]
 
 
-_CHANGES = ("broke", "mended", "changed", "as before", "as at first, but not in between")
+_CHANGES = ("broke", "mended", "changed", "as before", "as at first, but not in between", "of another model")
 _NOTICEABLE = 1.5  # ratio of two errors from which on they are told apart
 _PRINTED = 8  # layers that a terminal gets
 _LEAST = 1e-8  # errors below are rounding of FP32, and taken as this

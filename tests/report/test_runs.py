@@ -11,7 +11,7 @@ import pytest
 from parity.errors import UsageError
 from parity.report import runs
 from parity.report.html import render_runs
-from parity.report.record import Report
+from parity.report.record import Candidate, Report
 from tests.builders import CommandLine
 from tests.report import samples
 from tests.report.test_html import Page
@@ -53,7 +53,7 @@ def test_runs_that_are_not_alike_are_told() -> None:
     assert runs.headline({"a": first, "b": other}).endswith(" They are of different models and inputs.")
     assert "different" not in runs.headline({"a": first, "b": first})
     bad, good = samples.bad(), replace(samples.bad(), verdict="parity", first_bad=None, outputs=())
-    assert runs.Course("t", (bad, good, bad)).change[1] == "as at first, but not in between"
+    assert runs.Course("t", (bad, good, bad), ("", "", "")).change[1] == "as at first, but not in between"
 
 
 
@@ -64,6 +64,39 @@ def test_layers_that_changed_most_come_first() -> None:
     assert found[0].before.local is not None
     assert found[0].before.local.rel_l2 == pytest.approx(0.02)
     assert runs.shifts({"a": AFTER, "b": AFTER}, 5) == []
+
+
+def reports(before: Candidate, after: Candidate) -> dict[str, Report]:
+    """Runs of two models, one of each candidate."""
+    first, last = samples.report(before), samples.report(after)
+    return {"before": first, "after": replace(last, model=replace(last.model, sha256="0" * 64))}
+
+
+def test_layers_of_unlike_models_are_not_compared() -> None:
+    """Another network whose tensors have the same names broke nothing, and no layer of it is said to have changed."""
+    before = replace(samples.good(), target=INT8)
+    other = replace(samples.bad(), target=INT8, tensors=tuple(
+        replace(layer, shape=(64, 24, 8, 8)) for layer in samples.bad().tensors))
+    shown = reports(before, other)
+    assert [course.change for course in runs.courses(shown)] == [("none", "of another model")]
+    assert runs.headline(shown) == "From before to after: 1 target of another model. They are of different models."
+    assert runs.shifts(shown, 5) == []
+    assert "changed most" not in "\n".join(runs.lines(shown))
+    assert "so no layers are compared" in render_runs(shown)
+
+
+def test_a_mended_model_is_compared_with_the_one_before() -> None:
+    """Of two versions of a model, layers that are alike are compared and others are not; the batch may differ."""
+    before = replace(samples.bad(), target=INT8)
+    tensors = [replace(layer, shape=(4, *layer.shape[1:])) for layer in samples.good().tensors]
+    tensors[17] = replace(tensors[17], op="LayerNormalization")
+    renamed = tuple(replace(layer, tensor=f"new{i}") for i, layer in enumerate(tensors))
+    (course,) = runs.courses(reports(before, replace(samples.good(), target=INT8, tensors=tuple(tensors))))
+    assert course.change == ("good", "mended")
+    assert [first.tensor for first, _ in course.shared] == [t.tensor for i, t in enumerate(tensors) if i != 17]
+    (course,) = runs.courses(reports(before, replace(samples.good(), target=INT8, tensors=renamed)))
+    assert course.change == ("good", "mended")
+    assert course.shared == []
 
 
 def test_nan_is_worse_than_any_error() -> None:
