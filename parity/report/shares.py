@@ -96,8 +96,7 @@ def remarks(candidate: Candidate, entries: Sequence[Entry]) -> list[tuple[words.
     said: list[tuple[words.Mark, str]] = [
         ("warn", f"Without their signs the shares add up to {sizes}: layers cancel each other, single shares mislead.")
         if found.sum_abs > MISLEADING else ("none", f"Without their signs the shares add up to {sizes}.")]
-    if any(entry.row is not None and entry.share < 0 for entry in entries):
-        said.append(("none", "Negative shares are offsets: they undo error that comes from elsewhere."))
+    said += [("none", text) for text in _offsets(candidate, entries)]
     if found.residual_at is not None and found.residual_abs >= _WORTH_SAYING:
         missed = percent(found.residual_abs).lstrip("+")
         said.append(("none", (f"The slopes miss most at {words.visible(found.residual_at)}; over all layers and "
@@ -107,3 +106,18 @@ def remarks(candidate: Candidate, entries: Sequence[Entry]) -> list[tuple[words.
                  if found.flips else "no layer changes its sign")
         said.append(("none", f"Pooled over {found.samples:,} samples; {flips} from sample to sample."))
     return said
+
+
+def _offsets(candidate: Candidate, entries: Sequence[Entry]) -> list[str]:
+    """What negative shares are, where one is shown, or counted in the line of the other layers."""
+    undo = "they undo error that comes from elsewhere."
+    if any(_negative(entry.share) for entry in entries[:-1]):
+        return [f"Negative shares are offsets: {undo}"]
+    lines = {entry.row for entry in entries}
+    counted = any(_negative(layer.share or 0.0) and row not in lines for row, layer in enumerate(candidate.tensors))
+    return [f"Negative shares, of which the other layers have some, are offsets: {undo}"] if counted else []
+
+
+def _negative(share: float) -> bool:
+    """Whether it is printed as a negative one."""
+    return percent(share).startswith("−")

@@ -74,6 +74,17 @@ def test_offsets_samples_and_flips_are_said() -> None:
         candidate([1.0], residual_at="x", residual_abs=0.03))
 
 
+@pytest.mark.parametrize(("values", "most", "said"), [
+    ([1.2, -0.2], 5, "Negative shares are"), ([0.9, 0.1, -1e-6], 5, ""), ([0.9, 0.3, -0.2], 2, "Negative shares are"),
+    ([0.9, 0.3, 0.2, -0.1], 2, "Negative shares, of which the other layers have some,"),
+    ([0.9, 0.3, 1e-6, -1e-6], 2, "")])
+def test_offsets_are_explained_where_one_is_shown_or_counted(values: list[float], most: int, said: str) -> None:
+    """A share that prints as 0.0% is none; one in the line of the other layers is, and the words say so."""
+    words = plain(candidate(values), most)
+    assert ("offsets" in words) == bool(said)
+    assert said in words
+
+
 def test_withheld_shares_say_why() -> None:
     """Without shares there is no line, the reason is said, and energies are ranked, NaN first."""
     found = samples.withheld()
