@@ -38,10 +38,9 @@ def compare_leaders(reference: np.ndarray, candidate: np.ndarray, count: int) ->
         count: how many of the best.
 
     Returns:
-        The agreement (1 of no rows), and `rows`; `disagreeing`: rows whose sets differ; `worst_margin` and
-        `mean_margin`: over those, the reference's gap between the last score inside its set and the first outside (a
-        wide one was a clear decision; NaN where none disagrees); `median_margin`: the same over all rows; `ties`: rows
-        where that gap is 0.
+        The agreement (1 of no rows), and `rows`; `disagreeing`: rows whose sets differ; where some do, `worst_margin`
+        and `mean_margin`: over those, the reference's gap between the last score inside its set and the first outside
+        (a wide one was a clear decision); `median_margin`: the same over all rows; `ties`: rows where that gap is 0.
     """
     shared = _overlap(_leaders(reference, count), _leaders(candidate, count))
     shared[np.isnan(reference).any(axis=1) | np.isnan(candidate).any(axis=1)] = 0
@@ -50,9 +49,9 @@ def compare_leaders(reference: np.ndarray, candidate: np.ndarray, count: int) ->
         margins = ordered[:, count - 1] - ordered[:, count]
     known = ~np.isnan(margins)
     parted = margins[(shared < 1) & known]
+    clear = {"worst_margin": float(parted.max()), "mean_margin": float(parted.mean())} if parted.size else {}
     return _mean(shared, empty=1.0), {
-        "rows": float(len(reference)), "disagreeing": float((shared < 1).sum()),
-        "worst_margin": float(parted.max()) if parted.size else math.nan, "mean_margin": _mean(parted, empty=math.nan),
+        "rows": float(len(reference)), "disagreeing": float((shared < 1).sum()), **clear,
         "median_margin": float(np.median(margins[known])) if known.any() else math.nan,
         "ties": float((margins == 0).sum())}
 
