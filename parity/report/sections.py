@@ -16,10 +16,9 @@ from parity.report.words import elided
 
 
 def ladder(report: Report, chosen: int | None, width: int, *, verbose: bool) -> Iterable[RenderableType]:
-    """The rungs that lead to where an error enters; all of them where none does and a module was compared."""
-    way = () if chosen is None else ways.way_to(report, report.candidates[chosen])
-    entered = ways.sentence(way)
-    rungs = way if entered and not verbose else report.ladder
+    """All rungs, where an error enters on the way to the candidate in focus, or a module was compared."""
+    rungs = report.ladder
+    entered = "" if chosen is None else ways.sentence(ways.way_to(report, report.candidates[chosen]))
     if not (entered or (rungs and verbose) or any(rung.stage == "export" for rung in rungs)):
         return
     blamed = any(rung.first_bad for rung in rungs)

@@ -59,11 +59,12 @@ def test_every_renderer_says_where_it_enters(width: int) -> None:
     assert render(report).count("<small>after ") == 3
 
 
-def test_the_terminal_shows_the_way_alone_unless_verbose() -> None:
-    """What lies beyond the entrance is left out of one screen, and is there with -v."""
+def test_the_terminal_has_the_rungs_of_the_page() -> None:
+    """Every rung has its line, those beyond the entrance too, with and without -v; without a ladder there is none."""
     report = samples.EVERY["ladder"]
-    assert not any(line.strip().startswith("✓  onnxruntime") for line in shown(report).splitlines())
-    assert any(line.strip().startswith("✓  onnxruntime") for line in shown(report, verbose=True).splitlines())
+    for verbose in (False, True):
+        told = shown(report, verbose=verbose).split("Where the error enters")[1].split("The error enters")[0]
+        assert [rung for rung in report.ladder if f" {rung.name} " in told] == list(report.ladder)
     assert "Where the error enters" not in shown(samples.EVERY["divergence"])
 
 
