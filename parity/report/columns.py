@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import PurePath
 
 from parity.analysis.measure import Comparison
 from parity.report import across, answer, closeup, ladder, repairs, shares, words
 from parity.report.record import Candidate, Layer, Report
 
 SHARES = 12  # layers with a bar of their own
-_DIGITS = 5  # significant digits of a figure in the page; the page's scripton has all of them
+_DIGITS = 5  # significant digits of a figure in the page; report.json has all of them
 
 _Value = Callable[[Layer], object]
 
@@ -61,7 +62,8 @@ def embedded(report: Report, history: History = (), runs: Sequence[str] = ()) ->
     reads = [[_place(name, strings) for name in (tensor, *read)] for tensor, read in report.reads.items()]
     costs = [[c.place, c.label, int(c.fix), _figure(1e3 * c.latency.median), _figure(c.error)]
              for c in across.costs(report)]
-    text = json.dumps({"focus": answer.focus(report), "candidates": candidates, "reads": reads, "costs": costs,
+    text = json.dumps({"focus": answer.focus(report), "model": words.visible(PurePath(report.model.path).stem),
+                       "candidates": candidates, "reads": reads, "costs": costs,
                        "ladder": _ladder(report),
                        "runs": [words.visible(name) for name in runs],
                        "history": [[words.visible(name), *map(_figure, errors)] for name, errors in history],

@@ -191,12 +191,27 @@ function csvCell(value, isFigure) {
   return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
 }
 
+/** What layers.csv says of a row, under its names and in its order, as far as the page knows it: with fewer digits. */
+const truth = (value) => (value == null ? "" : value ? "true" : "false");
+const said = (name) => (row) => csvCell(row[name], false);
+const measures = (name) => (row) => csvCell(row[name], true);
+const CSV = {
+  target: () => csvCell(state.candidate.target, false), index: measures("index"), tensor: said("tensor"), node: said("node"),
+  op: said("op"), source: said("source"), module: said("module"), dtype: said("dtype"),
+  shape: (row) => (row.shape === "scalar" ? "" : row.shape.replaceAll("×", "x")), level: said("level"),
+  passed: (row) => truth(row.passed), origin: said("origin"), first_bad: (row) => truth(row.row === state.candidate.first),
+  floor: measures("floor"), local_over_floor: measures("ratio"), precision: measures("precision"),
+  implementation: measures("implementation"), share: measures("share"), energy: measures("energy"),
+  local_max_abs: measures("local_max_abs"), local_rel_l2: measures("local"), accumulated_max_abs: measures("max_abs"),
+  accumulated_rel_l2: measures("accumulated"), accumulated_sqnr_db: measures("sqnr_db"), accumulated_cosine: measures("cosine"),
+  accumulated_mismatched_nonfinite: measures("nonfinite"),
+};
+
+/** The rows that the filters leave, in a file of another name than layers.csv, which has all rows and figures. */
 function download() {
-  const texts = ["tensor", "node", "op", "source", "module", "dtype", "shape", "judged"];
-  const figures = ["index", "ratio", ...state.candidate.has].filter((name, i, all) => all.indexOf(name) === i);
-  const lines = state.shown.map((row) => [...texts.map((name) => csvCell(row[name], false)), ...figures.map((name) => csvCell(row[name], true))].join(","));
-  const link = element("a", { download: "layers.csv",
-    href: URL.createObjectURL(new Blob([[[...texts, ...figures].join(","), ...lines, ""].join("\n")], { type: "text/csv" })) });
+  const lines = state.shown.map((row) => Object.values(CSV).map((cell) => cell(row)).join(","));
+  const link = element("a", { download: `${report.model}-shown-rows.csv`,
+    href: URL.createObjectURL(new Blob([[Object.keys(CSV).join(","), ...lines, ""].join("\n")], { type: "text/csv" })) });
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 1000);
 }

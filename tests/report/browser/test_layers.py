@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
+import io
 import re
 from pathlib import Path
 
 import pytest
 
 from parity.report.html import render
+from parity.report.table import COLUMNS, write_csv
 from tests.report import samples
 from tests.report.browser.chromium import Visit, large
 from tests.report.browser.conftest import Opening
@@ -75,17 +77,39 @@ def test_a_heading_sorts(visit: Opening) -> None:
     assert head.get_attribute("aria-sort") == "ascending"
 
 
+def downloaded(seen: Visit, path: Path) -> list[dict[str, str]]:
+    """What "Download CSV" gives, and that its name is not the one of the file with everything."""
+    with seen.page.expect_download() as download:
+        seen.page.locator("#download").click()
+    assert download.value.suggested_filename == "cnn-shown-rows.csv"
+    download.value.save_as(path)
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
 def test_the_table_is_downloaded_as_shown(visit: Opening, tmp_path: Path) -> None:
     """The CSV holds the rows that the filters leave, and no cell that a spreadsheet would run."""
     seen = visit("hostile")
-    with seen.page.expect_download() as download:
-        seen.page.locator("#download").click()
-    download.value.save_as(tmp_path / "layers.csv")
-    with (tmp_path / "layers.csv").open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = downloaded(seen, tmp_path / "all.csv")
     assert len(rows) == len(samples.HOSTILE)
     assert "'=HYPERLINK(\"http://example.org\")" in [row["tensor"] for row in rows]
-    assert float(rows[0]["local"]) == pytest.approx(0.5, rel=1e-4)
+    seen.page.locator("#search").fill("emoji")
+    assert [row["tensor"] for row in downloaded(seen, tmp_path / "one.csv")] == ["emoji 🧪👩‍🔬"]
+
+
+@pytest.mark.parametrize("name", ["pictured", "nonfinite"])
+def test_a_download_agrees_with_the_file_of_all_layers(visit: Opening, tmp_path: Path, name: str) -> None:
+    """Its columns are some of those of layers.csv, in their order, and say the same: texts as they are, figures short."""
+    everything = list(csv.DictReader(io.StringIO(write_csv(samples.EVERY[name]))))
+    rows = downloaded(visit(name), tmp_path / "shown.csv")
+    full = [row for row in everything if row["target"] == rows[0]["target"]]
+    assert list(rows[0]) == [column for column in COLUMNS if column in rows[0]]
+    assert {"local_rel_l2", "local_over_floor", "accumulated_rel_l2", "passed", "origin", "share"} <= set(rows[0])
+    assert len(rows) == len(full)
+    for row, same in zip(rows, full, strict=True):
+        for column, text in row.items():
+            if text != same[column]:
+                assert float(text) == pytest.approx(float(same[column]), rel=1e-4, nan_ok=True), column
 
 
 def test_keys_move_the_selection(visit: Opening) -> None:
