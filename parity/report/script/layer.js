@@ -123,8 +123,8 @@ function layerBox(name, { x, y }, box, chosen, more) {
     drawn("text", { class: "title", x: 10, y: 17 }, elided(says[0], room)), drawn("text", { class: "mono", x: 10, y: 33 }, elided(name ?? "", room)),
     drawn("text", { x: 10, y: 49 }, elided(says[1], room + 4)));
   if (!row || chosen) return made;
-  const link = drawn("a", { href: "#layers" }, made);
-  link.addEventListener("click", (event) => { event.preventDefault(); select(row.row); find("#layer").scrollIntoView({ block: "nearest" }); });
+  const { place } = state.candidate, link = drawn("a", { href: address(place, row.row) }, made);
+  link.addEventListener("click", (event) => { event.preventDefault(); visit(place, row.row); find("#layer").scrollIntoView({ block: "nearest" }); });
   return link;
 }
 
@@ -134,8 +134,8 @@ function elsewhere({ tensor }) {
   if (!others.length) return [];
   const rows = others.map((each) => {
     const row = each.byTensor.get(tensor);
-    const link = element("a", { href: "#layers" }, element("bdi", {}, each.target));
-    link.addEventListener("click", (event) => { event.preventDefault(); choose(each.place); select(row.row); });
+    const link = element("a", { href: address(each.place, row.row) }, element("bdi", {}, each.target));
+    link.addEventListener("click", (event) => { event.preventDefault(); visit(each.place, row.row); });
     return [link, row.judged || "not to blame", number(row.local), number(row.floor), number(row.accumulated), number(row.max_abs)];
   });
   return [element("h4", {}, "On other targets"), plainTable("The same tensor on other targets", ["Target", "Judged", "Local", "Floor", "Accumulated", "Max |Δ|"], rows, 2)];

@@ -54,9 +54,8 @@ async function draw(plot, data, look) {
     const point = points.find(({ customdata }) => customdata != null);
     if (!point) return;
     const [place, row] = Array.isArray(point.customdata) ? point.customdata : [state.candidate.place, point.customdata];
-    if (place !== state.candidate.place) choose(place);
-    if (row != null) select(row, { reveal: true });
-    else find(`#target-${place}`)?.scrollIntoView();
+    visit(place, row ?? null, { reveal: true });
+    if (row == null) find(`#target-${place}`)?.scrollIntoView();
   });
 }
 

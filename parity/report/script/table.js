@@ -31,7 +31,7 @@ const PRINTED = 500; // rows that paper gets
 
 const scroller = find("#scroller");
 const body = find("#table tbody");
-const state = { /** @type {Candidate|null} */ candidate: null, columns: COLUMNS, shown: [], sort: "index", down: false, selected: -1,
+const state = { /** @type {Candidate|null} */ candidate: null, columns: COLUMNS, shown: [], sort: "index", down: false, selected: -1, settling: 0,
                 hidden: new Set(COLUMNS.filter((column) => column.off).map((column) => column.key)) };
 
 /** Missing values stay last; NaN counts as worse than infinity. */
@@ -147,7 +147,7 @@ function drawRow(row, place) {
   const made = element("tr", { ariaRowIndex: place + 2, className: row.bad ? "bad" : "" }, ...cells);
   if (row.row === state.candidate.first) made.classList.add("first");
   if (row.row === state.selected) made.ariaCurrent = "true";
-  made.addEventListener("click", () => select(row.row));
+  made.addEventListener("click", () => visit(state.candidate.place, row.row));
   return made;
 }
 
@@ -180,7 +180,10 @@ function move(event) {
   if (step === undefined || event.target !== scroller || state.shown.length === 0) return;
   event.preventDefault();
   const now = state.shown.findIndex((row) => row.row === state.selected);
-  select(state.shown[Math.min(state.shown.length - 1, Math.max(0, now + step))].row);
+  const place = state.candidate.place, { row } = state.shown[Math.min(state.shown.length - 1, Math.max(0, now + step))];
+  select(row);
+  clearTimeout(state.settling); // browsers take so many addresses a second, and a key that is held down gives more
+  state.settling = setTimeout(() => state.candidate.place === place && state.selected === row && visit(place, row, { instead: true }), 200);
 }
 
 /** A cell of CSV; a text that a spreadsheet would run as a formula gets an apostrophe, as in layers.csv. */

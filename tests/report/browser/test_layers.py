@@ -6,6 +6,7 @@ import csv
 import io
 import re
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
@@ -99,7 +100,7 @@ def test_the_table_is_downloaded_as_shown(visit: Opening, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("name", ["pictured", "nonfinite"])
 def test_a_download_agrees_with_the_file_of_all_layers(visit: Opening, tmp_path: Path, name: str) -> None:
-    """Its columns are some of those of layers.csv, in their order, and say the same: texts as they are, figures short."""
+    """Its columns are some of those of layers.csv, in their order, and say the same, with fewer digits."""
     everything = list(csv.DictReader(io.StringIO(write_csv(samples.EVERY[name]))))
     rows = downloaded(visit(name), tmp_path / "shown.csv")
     full = [row for row in everything if row["target"] == rows[0]["target"]]
@@ -178,6 +179,53 @@ def test_the_map_leads_to_another_target(visit: Opening) -> None:
     assert seen.texts("#layer h3") == ["/layer0/Conv_0_output_0"]
     seen.page.locator("#map-figure").select_option("local")
     assert seen.texts("#map-high") != ["–"]
+
+
+def shown(seen: Visit) -> tuple[str, str, list[str], list[str]]:
+    """The address after the file's, the target that is chosen, the one whose section stands, and the layer's page."""
+    return (str(seen.page.evaluate("location.hash")), seen.page.locator("#target").input_value(),
+            [str(each.get_attribute("data-candidate")) for each in seen.page.locator(".detail").all()
+             if each.is_visible()], seen.texts("#layer h3"))
+
+
+def test_the_address_and_the_section_agree(visit: Opening) -> None:
+    """A link to a target, the choice of one, and a layer that is opened each survive Back, Forward and a reload."""
+    seen = visit("pictured").drawn()
+    page = seen.page
+    page.locator("a[data-candidate='3']").first.click()
+    nothing: list[str] = []
+    target = ("#target-3", "3", ["3"], nothing)
+    assert shown(seen) == target
+    page.reload()
+    assert shown(seen) == target
+    page.locator(".detail[data-candidate='3'] a[data-first]").click()
+    layer = (f"#target-3/{quote(FIRST, safe='')}", "3", ["3"], [FIRST])
+    assert shown(seen) == layer
+    page.reload()
+    assert shown(seen) == layer
+    page.locator("#target").select_option("0")
+    assert shown(seen) == ("#target-0", "0", ["0"], [])
+    for expected in (layer, target, ("", "1", ["1"], [])):
+        page.go_back()
+        page.wait_for_function("wanted => document.querySelector('#target').value === wanted", arg=expected[1])
+        assert shown(seen) == expected
+    page.go_forward()
+    page.wait_for_function("() => document.querySelector('#target').value === '3'")
+    assert shown(seen) == target
+    seen.asked[:] = seen.asked[:1]  # reloads ask for the file again
+
+
+def test_any_layer_has_an_address(visit: Opening) -> None:
+    """A row that is clicked or moved to stands in the address, whatever its name; nonsense in it is no layer."""
+    seen = visit("hostile findings").drawn()
+    seen.page.locator("#table tbody tr:not(.gap)").nth(2).click()
+    assert shown(seen)[0] == f"#target-0/{quote(samples.HOSTILE[2], safe='!*()~')}".replace("%27", "'")
+    seen.page.locator("#scroller").press("ArrowUp")
+    seen.page.wait_for_function("() => location.hash.includes('onerror')")
+    assert shown(seen)[3] == [samples.HOSTILE[1]]
+    for nonsense in ("#target-7", "#target-0/%E0%A4%A", "#nowhere"):
+        seen.page.evaluate("hash => { location.hash = hash; }", nonsense)
+        assert shown(seen)[1:3] == ("0", ["0"])
 
 
 def test_ten_thousand_layers_of_four_targets(visit: Opening, tmp_path: Path) -> None:
