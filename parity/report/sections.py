@@ -10,46 +10,41 @@ from rich.text import Text
 from parity.report import ladder as ways
 from parity.report import shares, words
 from parity.report.modules import depth
-from parity.report.record import Candidate, Report
-from parity.report.terminal import STYLES, columns, elided_text, titled
-from parity.report.words import elided
+from parity.report.record import Candidate, Report, Rung
+from parity.report.terminal import MARK, STYLES, Column, Sheet, figures, titled
 
 
-def ladder(report: Report, chosen: int | None, width: int, *, verbose: bool) -> Iterable[RenderableType]:
+def ladder(report: Report, chosen: int | None, *, verbose: bool) -> Iterable[RenderableType]:
     """All rungs, where an error enters on the way to the candidate in focus, or a module was compared."""
     rungs = report.ladder
     entered = "" if chosen is None else ways.sentence(ways.way_to(report, report.candidates[chosen]))
     if not (entered or (rungs and verbose) or any(rung.stage == "export" for rung in rungs)):
         return
-    blamed = any(rung.first_bad for rung in rungs)
-    with_what = width >= 100 or not blamed
-    table = columns("", "rung", *["changes"] * with_what, numbers=("error", "adds", "accepted"))
-    if blamed:
-        table.add_column("first bad layer", no_wrap=True)
-    room = max(12, (width - 36 - 22 * with_what) // (1 + blamed))
-    for rung in rungs:
-        mark = ways.mark(rung)
-        bad = [elided_text(words.blamed(rung.first_bad) if rung.first_bad else "", room)] * blamed
-        table.add_row(Text(words.SIGNS[mark], STYLES[mark]), elided_text(words.visible(rung.name), room),
-                      *[Text(ways.WHAT[rung.stage], "dim")] * with_what, words.number(rung.error),
-                      Text(words.number(rung.added), STYLES[mark]), words.number(rung.limit), *bad)
+    columns = (MARK, Column("rung"), Column("changes", needs=20), *figures("error", needs=9),
+               *figures("adds", "accepted"), Column("first bad layer", needs=16))
+    rows = [_rung(rung) for rung in rungs]
+    shown = len(columns) if any(rung.first_bad for rung in rungs) else len(columns) - 1
     said = [Text(line, "dim") for line in (entered, *ways.notes(rungs)) if line]
-    yield from titled("Where the error enters", table, *said)
+    yield from titled("Where the error enters", Sheet(columns[:shown], rows), *said)
 
 
-def modules(candidate: Candidate, width: int) -> Iterable[RenderableType]:
+def _rung(rung: Rung) -> tuple[str | Text, ...]:
+    mark = ways.mark(rung)
+    return (Text(words.SIGNS[mark], STYLES[mark]), words.visible(rung.name), Text(ways.WHAT[rung.stage], "dim"),
+            words.number(rung.error), Text(words.number(rung.added), STYLES[mark]), words.number(rung.limit),
+            words.blamed(rung.first_bad) if rung.first_bad else "")
+
+
+def modules(candidate: Candidate) -> Iterable[RenderableType]:
     """Errors and shares by module, inner ones set in below those that they are in."""
     rows = candidate.modules
-    with_shares = any(row.share is not None for row in rows)
-    with_worst = width >= 72
-    table = columns("module", numbers=("layers", *["share"] * with_shares, "local", "at its end"))
-    if with_worst:
-        table.add_column("largest local error", no_wrap=True)
-    room = max(12, (width - 34 - 9 * with_shares) // (1 + with_worst))
+    shared = any(row.share is not None for row in rows)
+    columns = (Column("module"), *figures("layers", needs=10), *figures(*["share"] * shared, "local"),
+               *figures("at its end", needs=9), Column("largest local error", needs=16))
+    table: list[tuple[str | Text, ...]] = []
     for row in rows:
         name = "  " * depth(row) + (words.visible(row.module.rpartition(".")[2]) or "(the model)")
         share = "–" if row.share is None else shares.percent(row.share)
-        table.add_row(Text(elided(name, room), STYLES["bad"] if row.bad else ""), f"{row.layers:,}",
-                      *[share] * with_shares, words.number(row.local), words.number(row.accumulated),
-                      *[elided_text(words.visible(row.worst or ""), room)] * with_worst)
-    yield from titled(f"By module on {words.target(candidate)}", table)
+        table.append((Text(name, STYLES["bad"] if row.bad else ""), f"{row.layers:,}", *[share] * shared,
+                      words.number(row.local), words.number(row.accumulated), words.visible(row.worst or "")))
+    yield from titled(f"By module on {words.target(candidate)}", Sheet(columns, table))

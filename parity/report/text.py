@@ -14,7 +14,7 @@ from rich.text import Text
 from parity.fixes.fix import Fix
 from parity.report import answer, repairs, sections, shares, words
 from parity.report.record import Candidate, Layer, Report
-from parity.report.terminal import STYLES, columns, elided_text, pairs, titled
+from parity.report.terminal import MARK, STYLES, Column, Sheet, figures, pairs, titled
 from parity.report.words import elided
 
 _ASCII = str.maketrans({"✓": "+", "✗": "x", "–": "-", "−": "-", "×": "x", "∞": "inf", "…": "~", "Δ": "d", "─": "-",
@@ -22,6 +22,7 @@ _ASCII = str.maketrans({"✓": "+", "✗": "x", "–": "-", "−": "-", "×": "x
 # Rows that leave the whole report on one screen.
 _BEFORE, _AFTER, _CLOSEST, _OUTPUTS, _SHARES, _KEPT = 3, 5, 5, 8, 5, 4
 _MESSAGE = 400  # characters of a cause
+_OPERATOR = 18  # and of an operator
 
 
 def print_report(report: Report, console: Console, *, verbose: bool = False,
@@ -48,10 +49,10 @@ def _blocks(report: Report, width: int, *, verbose: bool, paths: Mapping[str, Pa
     yield from _verdicts(report)
     ran = [candidate for candidate in report.candidates if candidate.status == "ok"]
     if answer.is_repair(report):
-        yield from _fix(ran[0], width, verbose=verbose)
+        yield from _fix(ran[0], verbose=verbose)
     if any(candidate.outputs for candidate in ran):
         without = " without the fix" if answer.is_repair(report) else ""
-        yield from titled(f"Outputs{without}", _outputs(ran, width, verbose=verbose))
+        yield from titled(f"Outputs{without}", _outputs(ran, verbose=verbose))
     chosen = answer.focus(report)
     for place, candidate in enumerate(report.candidates):
         if verbose or place == chosen:
@@ -59,17 +60,17 @@ def _blocks(report: Report, width: int, *, verbose: bool, paths: Mapping[str, Pa
             yield from _why(candidate)
             yield from _shares(candidate, width, verbose=verbose)
             if not answer.is_repair(report):
-                yield from _fix(candidate, width, verbose=verbose)
+                yield from _fix(candidate, verbose=verbose)
         if verbose and candidate.modules:
-            yield from sections.modules(candidate, width)
+            yield from sections.modules(candidate)
         if verbose and candidate.tensors and answer.is_repair(report):
-            yield from titled(f"Each layer alone in {words.target(candidate)}", _alone(candidate, width))
+            yield from titled(f"Each layer alone in {words.target(candidate)}", _alone(candidate))
         elif verbose and candidate.tensors:
             title = f"Every tensor on {words.target(candidate)}"
-            yield from titled(title, _layers(candidate.tensors, candidate, width))
+            yield from titled(title, _layers(candidate.tensors, candidate))
         elif place == chosen and not candidate.fixes:
-            yield from _surroundings(candidate, width)
-    yield from sections.ladder(report, chosen, width, verbose=verbose)
+            yield from _surroundings(candidate)
+    yield from sections.ladder(report, chosen, verbose=verbose)
     if not verbose:
         yield from _others([candidate for place, candidate in enumerate(report.candidates) if place != chosen])
     yield from _speed(ran)
@@ -100,20 +101,21 @@ def _verdicts(report: Report) -> Iterable[RenderableType]:
     yield grid if report.candidates else Text("No target was compared.", "dim")
 
 
-def _outputs(candidates: Sequence[Candidate], width: int, *, verbose: bool) -> RenderableType:
+def _outputs(candidates: Sequence[Candidate], *, verbose: bool) -> RenderableType:
     rows = [(candidate, output) for candidate in candidates for output in candidate.outputs]
     rows.sort(key=lambda row: row[1].passed)
     shown = rows if verbose else rows[:_OUTPUTS]
     several = len(candidates) > 1
-    table = columns(*(["target"] if several else []), "output", numbers=("error", "limit", "max |Δ|", ""))
-    room = max(14, width - 42) // (2 if several else 1)
+    lines: list[tuple[str | Text, ...]] = []
     for candidate, output in shown:
         c = output.accumulated
         mark: words.Mark = "good" if output.passed else "bad"
-        names = [words.target(candidate)] if several else []
-        table.add_row(*(Text(elided(name, room)) for name in [*names, words.visible(output.tensor)]),
+        lines.append((*[words.target(candidate)] * several, words.visible(output.tensor),
                       Text(words.number(c.rel_l2 if c else None), STYLES[mark]), words.limit(output),
-                      words.number(c.max_abs if c else None), Text(words.SIGNS[mark], STYLES[mark]))
+                      words.number(c.max_abs if c else None), Text(words.SIGNS[mark], STYLES[mark])))
+    limit = Column("limit", "words" if any(output.limits for _, output in shown) else "figure")
+    table = Sheet((*[Column("target")] * several, Column("output"), *figures("error"), limit,
+                   *figures("max |Δ|", needs=7), MARK), lines)
     left = rows[len(shown):]
     if not left:
         return table
@@ -147,12 +149,12 @@ def _shares(candidate: Candidate, width: int, *, verbose: bool) -> Iterable[Rend
     body: list[RenderableType] = []
     attribution = shares.shown(candidate)
     if attribution is not None:
-        table = columns("", "op", numbers=("share",))
-        for entry in entries:
-            table.add_row(Text(elided(entry.label, max(14, width - 32)), "" if entry.op else "dim"),
-                          Text(elided(entry.op, 14)), shares.percent(entry.share))
-        table.add_row(Text("together", "dim"), "", Text(shares.percent(shares.total(attribution)).lstrip("+"), "dim"))
-        body.append(table)
+        rows: list[tuple[Text, str, str | Text]] = [
+            (Text(entry.label, "" if entry.op else "dim"), entry.op, shares.percent(entry.share))
+            for entry in entries]
+        total = Text(shares.percent(shares.total(attribution)).lstrip("+"), "dim")
+        rows.append((Text("together", "dim"), "", total))
+        body.append(Sheet((Column(""), Column("op", needs=18), *figures("share")), rows))
     elif candidate.attribution is not None:
         largest = ", ".join(f"{words.visible(layer.tensor)} {words.number(layer.energy)}"
                             for _, layer in shares.energies(candidate, _BEFORE))
@@ -166,7 +168,7 @@ def _shares(candidate: Candidate, width: int, *, verbose: bool) -> Iterable[Rend
         yield from titled("Where the error comes from", *body)
 
 
-def _fix(candidate: Candidate, width: int, *, verbose: bool) -> Iterable[RenderableType]:
+def _fix(candidate: Candidate, *, verbose: bool) -> Iterable[RenderableType]:
     fix = repairs.best(candidate)
     if fix is None:
         return
@@ -174,7 +176,7 @@ def _fix(candidate: Candidate, width: int, *, verbose: bool) -> Iterable[Rendera
     said = "" if fix.passed else "no fix passes; the best found: "
     body: list[RenderableType] = [Text(f"{words.SIGNS[mark]} {said}{words.line(fix.message)}", STYLES[mark]),
                                   pairs(repairs.figures(fix), emphasised="")]
-    body += _kept(fix, width, len(fix.kept) if verbose else _KEPT)
+    body += _kept(fix, len(fix.kept) if verbose else _KEPT)
     for title, blocks in (("In other tools' words", fix.words), (repairs.TRAINING, fix.training)):
         if blocks and verbose:
             # Lines of code are not wrapped, for they are to be pasted.
@@ -185,14 +187,11 @@ def _fix(candidate: Candidate, width: int, *, verbose: bool) -> Iterable[Rendera
     yield from titled(f"Fix on {words.target(candidate)}", *body)
 
 
-def _kept(fix: Fix, width: int, most: int) -> Iterable[RenderableType]:
+def _kept(fix: Fix, most: int) -> Iterable[RenderableType]:
     if not fix.kept:
         return
-    table = columns("keep", "why", numbers=())
-    room = min(max(14, (width - 8) // 2), max(len(repairs.name(layer)) for layer in fix.kept[:most]))
-    for layer in fix.kept[:most]:
-        table.add_row(elided_text(repairs.name(layer), room), elided_text(words.line(layer.why), width - 5 - room))
-    yield table
+    yield Sheet((Column("keep"), Column("why", "words")),
+                [(repairs.name(layer), elided(words.line(layer.why), _MESSAGE)) for layer in fix.kept[:most]])
     if len(fix.kept) > most:
         yield Text(f"and {words.plural(len(fix.kept) - most, 'layer')} more", "dim")
 
@@ -208,47 +207,43 @@ def _others(candidates: Sequence[Candidate]) -> Iterable[RenderableType]:
         yield from titled("Fixes elsewhere", *fixes)
 
 
-def _surroundings(candidate: Candidate, width: int) -> Iterable[RenderableType]:
+def _surroundings(candidate: Candidate) -> Iterable[RenderableType]:
     tensors, blamed = candidate.tensors, words.blamed_layer(candidate)
     if blamed is not None:
         place = tensors.index(blamed)
         before, after = (1, 2) if candidate.attribution else (_BEFORE, _AFTER)
         shown = tensors[max(0, place - before):place + after + 1]
-        yield from titled("Around it", _layers(shown, candidate, width))
+        yield from titled("Around it", _layers(shown, candidate))
         return
     judged = [layer for layer in tensors if words.layer_ratio(layer) is not None]
     closest = sorted(judged, key=lambda layer: words.layer_ratio(layer) or 0, reverse=True)[:_CLOSEST]
     if closest:
         yield from titled(f"Closest to their floor, of {words.plural(len(judged), 'tensor')}",
-                           _layers(closest, candidate, width))
+                           _layers(closest, candidate))
 
 
-def _layers(layers: Sequence[Layer], candidate: Candidate, width: int) -> RenderableType:
-    with_op = width >= 72
+def _layers(layers: Sequence[Layer], candidate: Candidate) -> RenderableType:
     formats = any(layer.precision is not None for layer in candidate.tensors)
-    numbers = ("format", "rest", "floor", "accumulated") if formats else ("local", "floor", "accumulated")
-    table = columns("", "tensor", *(["op"] if with_op else []), numbers=numbers)
-    room = max(14, width - (54 if with_op else 38) - (9 if formats else 0))
-    first = candidate.first_bad.tensor if candidate.first_bad else None
-    for layer in layers:
-        mark: words.Mark = "warn" if layer.origin == "inherited" else "good" if layer.passed else "bad"
-        style = "bold red" if layer.tensor == first else ""
-        op = [Text(elided(words.visible(layer.op), 14), style)] if with_op else []
-        name = Text(elided(words.visible(layer.tensor), room), style)
-        table.add_row(Text(words.SIGNS[mark], STYLES[mark]), name, *op,
-                      *([words.number(layer.precision)] if formats else []),
-                      Text(words.number(words.own_error(layer)), style), words.floor(layer),
-                      words.number(layer.accumulated.rel_l2 if layer.accumulated else None))
-    return table
+    columns = (MARK, Column("tensor"), Column("op", needs=18), *figures(*["format"] * formats, needs=10),
+               *figures("rest" if formats else "local", "floor"), *figures("accumulated", needs=9))
+    return Sheet(columns, [_layer(layer, candidate, formats=formats) for layer in layers])
 
 
-def _alone(candidate: Candidate, width: int) -> RenderableType:
+def _layer(layer: Layer, candidate: Candidate, *, formats: bool) -> tuple[str | Text, ...]:
+    mark: words.Mark = "warn" if layer.origin == "inherited" else "good" if layer.passed else "bad"
+    first = candidate.first_bad is not None and candidate.first_bad.tensor == layer.tensor
+    style = "bold red" if first else ""
+    return (Text(words.SIGNS[mark], STYLES[mark]), Text(words.visible(layer.tensor), style),
+            Text(elided(words.visible(layer.op), _OPERATOR), style), *[words.number(layer.precision)] * formats,
+            Text(words.number(words.own_error(layer)), style), words.floor(layer),
+            words.number(layer.accumulated.rel_l2 if layer.accumulated else None))
+
+
+def _alone(candidate: Candidate) -> RenderableType:
     """What every layer does to the outputs when it alone is in low precision, the worst first."""
-    found = columns("tensor", "op", numbers=("moves the outputs by (rel. L2)",))
-    for _, layer in shares.energies(candidate, len(candidate.tensors)):
-        found.add_row(elided_text(words.visible(layer.tensor), max(14, width - 56)),
-                      elided_text(words.visible(layer.op), 14), words.number(math.sqrt(layer.energy or 0.0)))
-    return found
+    rows = [(words.visible(layer.tensor), words.visible(layer.op), words.number(math.sqrt(layer.energy or 0.0)))
+            for _, layer in shares.energies(candidate, len(candidate.tensors))]
+    return Sheet((Column("tensor"), Column("op", needs=18), *figures("moves the outputs by")), rows)
 
 
 def _facts(candidates: Sequence[Candidate], paths: Mapping[str, Path], *, verbose: bool) -> Iterable[RenderableType]:

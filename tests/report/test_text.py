@@ -97,6 +97,33 @@ def test_figures_are_whole_at_80_columns(name: str) -> None:
         assert "e…" not in line
 
 
+def rows_of(text: str, title: str) -> list[list[str]]:
+    """The lines of a block's table, by words."""
+    block = text.split(f"\n{title}")[1].split("\n\n", maxsplit=1)[0].splitlines()
+    return [line.split() for line in block[3:]]
+
+
+@pytest.mark.parametrize("width", [40, 50, 64, 80, 120])
+def test_figures_and_marks_are_whole_at_any_width(width: int) -> None:
+    """Names are shortened and columns left out; errors, limits and the signs of how it went stand in full."""
+    long = replace(samples.bad(), target="a/very/long/path/of/another_model.onnx on onnxruntime")
+    report = samples.climbed(samples.report(samples.good(), long, samples.emulated()), (
+        ("module:fp64", "truth", None), ("module", "types", 7.12e-8), ("onnxruntime, unoptimised", "runtime", 2.34e-7),
+        (long.target, "other", 0.0312), ("pytorch:fp16", "precision", 1.02e-5)))
+    text = printed(report, width)
+    for row, (error, sign) in zip(rows_of(text, "Outputs"), [("0.0312", "✗")] * 2 + [("3.00e-7", "✓")], strict=False):
+        assert {error, "1.00e-4", sign} <= set(row)
+    around = rows_of(text, "Around it")
+    assert [row[0] for row in around[:6]] == ["✓"] * 3 + ["✗", "!", "!"]
+    assert {"0.02", "2.00e-6"} <= set(around[3])
+    rungs = rows_of(text, "Where the error enters")[:5]
+    assert [row[0] for row in rungs] == ["–", "✓", "✓", "✗", "✓"]
+    assert all({adds, "1.00e-4"} <= set(row) for adds, row in zip(
+        ("7.12e-8", "2.34e-7", "0.0312", "1.02e-5"), rungs[1:], strict=True))
+    heads = [line for line in text.splitlines() if line.split()[:1] in (["rung"], ["target"], ["tensor"])]
+    assert not any("…" in head for head in heads)
+
+
 @pytest.mark.parametrize("name", samples.EVERY)
 def test_a_pipe_gets_no_control_characters(name: str) -> None:
     """Without colour the text holds no escape, carriage return or direction override, whatever the names are."""
