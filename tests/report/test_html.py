@@ -154,8 +154,8 @@ def test_the_candidate_in_focus() -> None:
     assert data["focus"] == 1
     assert [each["place"] for each in data["candidates"]] == [0, 1, 3]
     assert page("no candidates").data() == {
-        "focus": None, "candidates": [], "reads": [], "costs": [], "ladder": [], "runs": [], "history": [],
-        "strings": []}
+        "focus": None, "model": "cnn", "candidates": [], "reads": [], "costs": [], "ladder": [], "runs": [],
+        "history": [], "strings": []}
 
 
 def test_ids_are_unique() -> None:
