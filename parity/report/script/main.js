@@ -107,6 +107,9 @@ async function drawWithPlotly() {
 
 listen();
 choose(report.focus);
+// On a reload the address says where to, rather than how far the page was scrolled when its figures were there.
+if (addressed().place !== null) history.scrollRestoration = "manual";
+addEventListener("load", () => setTimeout(() => { history.scrollRestoration = "auto"; }));
 follow();
 if (find("[data-plot], #cost-plot, #history-plot, #ladder-plot") || candidates.some((each) => each.rows.some(measured)))
   requestAnimationFrame(() => setTimeout(drawWithPlotly));

@@ -202,7 +202,9 @@ def test_the_address_and_the_section_agree(visit: Opening) -> None:
     layer = (f"#target-3/{quote(FIRST, safe='')}", "3", ["3"], [FIRST])
     assert shown(seen) == layer
     page.reload()
+    seen.drawn()
     assert shown(seen) == layer
+    assert abs(page.locator("#layers").bounding_box()["y"]) < 2  # where the layer is, not where the page was scrolled
     page.locator("#target").select_option("0")
     assert shown(seen) == ("#target-0", "0", ["0"], [])
     for expected in (layer, target, ("", "1", ["1"], [])):
