@@ -90,14 +90,15 @@ class _Selection:
         self._account, journal = mending.priced(emulation)
         self._groups = {group.name: group for group in emulation.groups}
         self._first, self._order = _ordered(emulation, self._account)
-        most = int(mending.problem.limits.kept * len(self._groups))
+        most = min(int(mending.problem.limits.kept * len(self._groups)), len(self._groups) - 1)  # all are no variant
         self._most = most if mending.fewest is None else min(most, mending.fewest - 1)
         self._unseen: dict[frozenset[str], float] = {}
         self._tried = False
         self._missed = mending.missed[emulation]
         self._kinder, self._kinder_unseen = _kinder(mending, emulation)
         self._allowed = int(share * mending.allowed(self._account))
-        self.trials = Trials(self._measured, self._allowed, journal.trials(), journal.add_trial)
+        # The search leaves one for the last resort.
+        self.trials = Trials(self._measured, max(self._allowed - 1, 0), journal.trials(), journal.add_trial)
         self.trials.known[frozenset()] = emulation.baseline
 
     def search(self, *, unless_saturated: bool) -> bool:
@@ -140,13 +141,21 @@ class _Selection:
             self._on_target(chosen)
 
     def _last(self, least: frozenset[str] | None) -> None:
-        """What is left for the target when no set is enough for a stricter limit; `least` where none ever was."""
+        """What is left for the target when no set is enough for a stricter limit; `least` where none ever was.
+
+        If nothing passes, it is as many layers as may be kept: the emulator is not always right that they do not do.
+        """
         enough = [s for s in self.trials.enough(self._kinder, self._most) if s not in self._missed]
         for chosen in sorted(enough, key=lambda s: self.trials.known[s])[:_LAST]:
             if self._mending.runs.left > 1 and self._passes_unseen(chosen) and self._passes(chosen):
                 return
         if not self._tried and not self._mending.passed and least is not None and self._mending.runs.left > 0:
             self._passes(least)
+        widest = frozenset([*self._first, *self._order][:self._most])
+        if not self._mending.passed and widest not in self._missed and self._mending.runs.left > _SPARED:
+            with suppress(OutOfTrials):
+                self.trials.error(widest)
+                self._passes(widest)
 
     def _passes(self, chosen: frozenset[str]) -> bool:
         """Whether a set passes on the target; smaller ones are tried there then."""

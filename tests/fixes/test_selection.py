@@ -78,6 +78,13 @@ def test_less_is_kept_than_the_emulator_needs(make: str, seed: int, share: float
     assert len(fix.kept) <= most
 
 
+def test_as_many_layers_as_may_be_kept_are_the_last_resort(tmp_path: Path) -> None:
+    """Where the emulator knows of no set that is enough, the target is asked about the largest."""
+    fix = mended(below(chained(4), 0.45, tmp_path)).solutions[0].fix
+    assert fix.passed
+    assert fix.runs <= 12
+
+
 def test_a_rewrite_that_does_nothing_on_the_target_is_left_out(tmp_path: Path) -> None:
     """ONNX Runtime fuses the normalisation itself: with it written as an operator the same layers are kept."""
     fix = mended(below(normalised(2, 0), 0.75, tmp_path)).solutions[0].fix
