@@ -381,9 +381,11 @@ def test_inputs_that_may_be_any_argument_are_refused() -> None:
     assert "input_names" in error.value.hint
 
 
-def test_a_compiled_module_shows_its_outputs_and_boundaries(command: CommandLine) -> None:
+def test_a_compiled_module_shows_its_outputs_and_boundaries(command: CommandLine, tmp_path: Path,
+                                                            monkeypatch: pytest.MonkeyPatch) -> None:
     """-c pytorch.compile: a row of its own, on the module's rung, with what its parts return."""
     pytest.importorskip("torch._inductor")
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "inductor"))  # others may compile at the same time
     outcome = command.compare("--torch", "small_net:made", *SHAPE, "-c", "pytorch.compile")
     if "compiler" in outcome.report.candidates[1].reason:
         pytest.skip("there is no C++ compiler")

@@ -52,6 +52,7 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "import torch\n\ndef factory():\n    torch.manual_seed(0)\n    return torch.nn.Linear(8, 4)\n")
     for line in ("compare model.onnx -o reports/model",
                  "compare --torch package.module:factory --shape input=1x8 -c onnxruntime -o made",
+                 "convert model.onnx --precision fp16 -o model_fp16.onnx",
                  "convert model.onnx --precision int8 --calibration samples.npz -o model_int8.onnx"):
         subprocess.run([parity(), *line.split()], cwd=folder, check=True, capture_output=True)
     (folder / "net.onnx").write_bytes((folder / "made" / "model.onnx").read_bytes())
