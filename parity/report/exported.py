@@ -42,7 +42,15 @@ def with_export_findings(candidate: Candidate, mapping: TensorMap, flat: Model) 
         return replace(candidate, first_bad=bad, diagnoses=(_told(fault, bad, flat), *candidate.diagnoses))
     match = None if candidate.first_bad is None else mapping.matches.get(candidate.first_bad.tensor)
     cleared = match is not None and match.agrees and candidate.verdict == "parity"
-    return replace(candidate, first_bad=None, diagnoses=()) if cleared else candidate
+    return replace(_cleared(candidate, mapping), first_bad=None, diagnoses=()) if cleared else candidate
+
+
+def _cleared(candidate: Candidate, mapping: TensorMap) -> Candidate:
+    """The row with no tensor to blame that is the module's own in FP64."""
+    agree = {name for name, match in mapping.matches.items() if match.agrees}
+    return replace(candidate, tensors=tuple(
+        replace(row, passed=True, origin=None) if row.tensor in agree and not row.passed else row
+        for row in candidate.tensors))
 
 
 def _first_bad(candidate: Candidate, fault: Fault, flat: Model) -> FirstBad:
