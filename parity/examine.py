@@ -97,8 +97,8 @@ def _one_sample(model: Model, contender: Contender, blank: Candidate, sample: Sa
         verdict="error" if seen.status != "ok" else "divergence" if said.diverges else "parity",
         watching_moved_outputs=seen.moved,
         outputs=tuple(output_layer(o, flat.graph.producer.get(o.name)) for o in outputs),
-        tensors=tuple(blamed_row(replace(layer_of(d, limit), portrait=said.portraits.get(d.tensor)), said.first_bad)
-                      for d in found),
+        tensors=tuple(blamed_row(replace(layer_of(d, limit), portrait=said.portraits.get(d.tensor)), said.first_bad,
+                                 deployed=bool(said.searched)) for d in found),
         diagnoses=said.diagnoses, first_bad=said.first_bad, version=capture.version, device=capture.device,
         seconds=capture.seconds, latency=latency, compiled=compiled.layers,
         notes=(*ready.notes, *compiled.notes, *absence_notes(sample.outputs, capture.outputs),

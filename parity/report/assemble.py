@@ -42,8 +42,18 @@ def layer_of(found: Divergence, limit: float) -> Layer:
         passed=not found.to_blame, origin=origin, level=found.level, module=_module(place))
 
 
-def blamed_row(row: Layer, found: FirstBad | None) -> Layer:
-    """A tensor's row, which says that it is to blame where it is named for a NaN or Inf that its inputs explain."""
+def blamed_row(row: Layer, found: FirstBad | None, *, deployed: bool) -> Layer:
+    """A tensor's row, which says that it is to blame where it is named for what its own local error does not say.
+
+    Args:
+        row: of the watched run.
+        found: the tensor that is named: for a NaN or Inf that its inputs explain, or for what the deployed run does.
+        deployed: it was found in the deployed run. The watched run's figures of it are of another error.
+    """
+    if deployed and found is not None and found.tensor == row.tensor:
+        blamed = found.kind == "implementation"
+        return replace(row, accumulated=found.accumulated, local=None, floor=None, precision=None, implementation=None,
+                       passed=not blamed, origin="implementation" if blamed else "inherited")
     named = found is not None and found.kind == "nonfinite" and found.tensor == row.tensor
     return replace(row, passed=False, origin="nonfinite") if named else row
 

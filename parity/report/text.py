@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from parity.fixes.fix import Fix
-from parity.report import answer, repairs, sections, shares, words
+from parity.report import answer, named, repairs, sections, shares, words
 from parity.report.record import Candidate, Layer, Report
 from parity.report.terminal import STYLES, columns, elided_text, pairs, titled
 from parity.report.words import elided
@@ -130,8 +130,8 @@ def _first_bad(report: Report, candidate: Candidate) -> Iterable[RenderableType]
     rows = [("tensor", words.visible(found.tensor)),
             ("node", ", ".join((words.visible(found.node or "(unnamed)"), words.visible(found.op),
                                 f"{found.index:,} of {nodes:,}"))),
-            *words.figures(found, words.blamed_layer(candidate))]
-    yield from titled(f"First bad layer on {words.target(candidate)}", pairs(rows, emphasised="tensor"))
+            *named.figures(candidate)]
+    yield from titled(f"{named.title(candidate)} on {words.target(candidate)}", pairs(rows, emphasised="tensor"))
 
 
 def _why(candidate: Candidate) -> Iterable[RenderableType]:
@@ -198,7 +198,7 @@ def _kept(fix: Fix, width: int, most: int) -> Iterable[RenderableType]:
 
 
 def _others(candidates: Sequence[Candidate]) -> Iterable[RenderableType]:
-    lines = [Text.assemble((words.target(candidate), "bold"), f" {words.blamed(candidate.first_bad)}")
+    lines = [Text.assemble((words.target(candidate), "bold"), f" {named.called(candidate)}")
              for candidate in candidates if candidate.first_bad]
     if lines:
         yield from titled("First bad layer elsewhere", *lines)
@@ -214,7 +214,8 @@ def _surroundings(candidate: Candidate, width: int) -> Iterable[RenderableType]:
         place = tensors.index(blamed)
         before, after = (1, 2) if candidate.attribution else (_BEFORE, _AFTER)
         shown = tensors[max(0, place - before):place + after + 1]
-        yield from titled("Around it", _layers(shown, candidate, width))
+        title = "Around it, watched; the named one as deployed" if named.as_deployed(candidate) else "Around it"
+        yield from titled(title, _layers(shown, candidate, width))
         return
     judged = [layer for layer in tensors if words.layer_ratio(layer) is not None]
     closest = sorted(judged, key=lambda layer: words.layer_ratio(layer) or 0, reverse=True)[:_CLOSEST]
@@ -231,7 +232,7 @@ def _layers(layers: Sequence[Layer], candidate: Candidate, width: int) -> Render
     room = max(14, width - (54 if with_op else 38) - (9 if formats else 0))
     first = candidate.first_bad.tensor if candidate.first_bad else None
     for layer in layers:
-        mark: words.Mark = "warn" if layer.origin == "inherited" else "good" if layer.passed else "bad"
+        mark = words.layer_mark(layer)
         style = "bold red" if layer.tensor == first else ""
         op = [Text(elided(words.visible(layer.op), 14), style)] if with_op else []
         name = Text(elided(words.visible(layer.tensor), room), style)

@@ -59,7 +59,8 @@ class _ByMean(nn.Module):
         self.linear = nn.Linear(8, 4)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.linear(x) * x.mean()
+        scaled: Tensor = self.linear(x) * x.mean()
+        return scaled
 
 
 def test_the_module_shows_a_scalar_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
