@@ -105,8 +105,17 @@ def step_for(report: Report, shown: Candidate) -> str:
     if words.mark(shown) != "bad" or not _fixable(shown):
         return look
     search = f"{_command(report, shown)} looks for the fewest layers to keep in higher precision, and tries them."
+    remedy = _remedy(shown)
     implementation = shown.first_bad is not None and shown.first_bad.kind == "implementation"
-    return f"{look} {search}" if implementation else search
+    return " ".join([*[look] * (implementation and not remedy), *[remedy] * bool(remedy), search])
+
+
+# What a cause itself says avoids it, as a step to take.
+_REMEDIES = {"int8-saturation": "Quantise with weights in 7 bits (`reduce_range`): 16-bit sums then cannot saturate."}
+
+
+def _remedy(shown: Candidate) -> str:
+    return next((_REMEDIES[each.cause] for each in shown.diagnoses if each.cause in _REMEDIES), "")
 
 
 def _look(shown: Candidate) -> str:
