@@ -14,6 +14,7 @@ from parity.analysis.localize import Divergence
 from parity.analysis.measure import Comparison
 from parity.analysis.outputs import OutputFinding, top1
 from parity.analysis.tasks import judge_tasks, within
+from parity.figures import number
 from parity.graph.graph import Node
 from parity.graph.model import Model
 from parity.report.modules import with_modules
@@ -136,7 +137,7 @@ def region_note(search: Search) -> str:
         return _NOT_FOUND.format(search.runs, search.reason)
     nodes = [node.label for node in region.nodes]
     named = ", ".join(nodes[:3]) + (f" and {len(nodes) - 3} more nodes" if len(nodes) > 3 else "")
-    error = "an unknown amount" if region.comparison is None else f"{region.comparison.rel_l2:.1e}"
+    error = "an unknown amount" if region.comparison is None else f"{number(region.comparison.rel_l2)}"
     return _FOUND.format(search.runs, named, ", ".join(map(repr, region.right)) or "the inputs", region.wrong, error)
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from parity.analysis.diagnose import Diagnosis
 from parity.analysis.outputs import drawn_tensors
+from parity.figures import number
 from parity.graph.model import Model
 from parity.report import words
 from parity.report.record import Candidate, FirstBad
@@ -13,7 +14,7 @@ from parity.source_model.fits import TOLERANCE
 from parity.source_model.mapping import Fault, TensorMap
 from parity.source_model.place import Place, place_of
 
-_EXPORT_FAULT = ("The export is not the module{}: in FP64, and at the module's own inputs, {!r} is off by {:.1e} "
+_EXPORT_FAULT = ("The export is not the module{}: in FP64, and at the module's own inputs, {!r} is off by {} "
                  "(relative L2){}. This was made when the model was exported, and by no runtime.")
 _REORDERED = ", and would be right if {!r} before it had its axes in another order"
 _BRANCH = ", since {!r} decides for another branch than the module takes"
@@ -70,10 +71,10 @@ def _told(fault: Fault, bad: FirstBad, flat: Model) -> Diagnosis:
     where = _where(place_of(flat.graph.producer[bad.tensor]) if fault.reordered or fault.branch else match.place)
     figures = {"error": match.error} | ({} if match.control is None else {"error on other inputs": match.control})
     if match.error <= TOLERANCE:
-        by = "" if match.control is None else f" by {match.control:.1e} (relative L2)"
+        by = "" if match.control is None else f" by {number(match.control)} (relative L2)"
         message = _BAKED_IN.format(where, match.tensor, by)
     else:
-        message = _EXPORT_FAULT.format(where, match.tensor, match.error, _before(fault, bad))
+        message = _EXPORT_FAULT.format(where, match.tensor, number(match.error), _before(fault, bad))
     return Diagnosis("export-fault", bad.tensor, message, figures)
 
 

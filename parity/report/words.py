@@ -7,9 +7,9 @@ import unicodedata
 from typing import Literal
 
 from parity.analysis.diagnose import Diagnosis
-from parity.analysis.goal import digits
 from parity.analysis.measure import METRICS
 from parity.backends.latency import Latency
+from parity.figures import number as number  # noqa: PLC0414 - renderers take it from here
 from parity.report.record import Candidate, FirstBad, Kind, Layer, TaskResult
 
 Mark = Literal["good", "bad", "warn", "none"]
@@ -25,23 +25,6 @@ KINDS: dict[Kind, str] = {
 
 _LONGEST = 80  # characters of a name in a sentence; tables and details have all of them
 _DIRECTIONS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
-
-
-def number(value: float | None) -> str:
-    """A figure to three significant digits; "–" where there is none, "∞" and "NaN" where it is not finite."""
-    if value is None:
-        return "–"
-    if not math.isfinite(value):
-        return "NaN" if math.isnan(value) else "∞" if value > 0 else "−∞"
-    rounded = float(f"{value:.2e}")
-    if rounded == 0:
-        return "0"
-    if 1e-3 <= abs(rounded) < 1e3:
-        return digits(value)
-    if 1e3 <= abs(rounded) < 1e5:
-        return f"{rounded:,.0f}"
-    mantissa, exponent = f"{value:.2e}".split("e")
-    return f"{mantissa}e{int(exponent)}"
 
 
 def visible(text: str) -> str:
