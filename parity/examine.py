@@ -30,6 +30,7 @@ from parity.backends.latency import latency_of
 from parity.contenders import Contender
 from parity.errors import BackendFailed, BackendUnavailable, FeedError, MatchError, ModelError, OutputError
 from parity.explain import Case, explain
+from parity.figures import number
 from parity.graph.model import Model
 from parity.preparation import make_ready
 from parity.report.assemble import accuracies, blamed_row, layer_of, output_layer, task_results
@@ -97,8 +98,8 @@ def _one_sample(model: Model, contender: Contender, blank: Candidate, sample: Sa
         verdict="error" if seen.status != "ok" else "divergence" if said.diverges else "parity",
         watching_moved_outputs=seen.moved,
         outputs=tuple(output_layer(o, flat.graph.producer.get(o.name)) for o in outputs),
-        tensors=tuple(blamed_row(replace(layer_of(d, limit), portrait=said.portraits.get(d.tensor)), said.first_bad)
-                      for d in found),
+        tensors=tuple(blamed_row(replace(layer_of(d, limit), portrait=said.portraits.get(d.tensor)), said.first_bad,
+                                 deployed=bool(said.searched)) for d in found),
         diagnoses=said.diagnoses, first_bad=said.first_bad, version=capture.version, device=capture.device,
         seconds=capture.seconds, latency=latency, compiled=compiled.layers,
         notes=(*ready.notes, *compiled.notes, *absence_notes(sample.outputs, capture.outputs),
@@ -113,7 +114,7 @@ def _one_sample(model: Model, contender: Contender, blank: Candidate, sample: Sa
 _NOTICEABLE = 0.05
 _WATCHING_HIDES = ("Watching changes the result{} by as much as the error itself, so no layer is blamed{}: the error "
                    "comes from an optimisation that watching undoes. Try `--optimization off`.")
-_WATCHING_MOVES = ("Watching moved the outputs by {:.1e} (relative L2): the tensors are those of a run that rounds or "
+_WATCHING_MOVES = ("Watching moved the outputs by {} (relative L2): the tensors are those of a run that rounds or "
                    "fuses otherwise than the deployed one.")
 
 
@@ -126,7 +127,7 @@ def watching_notes(samples: Sequence[Examined]) -> tuple[str, ...]:
     of = f" of {hidden} of {len(samples)} samples"
     notes = (*found, *([_WATCHING_HIDES.format(of, " in these")] if hidden else []))
     moved = max((_noticeable(s.candidate) for s in samples if not s.hidden), default=0.0)
-    return (*notes, _WATCHING_MOVES.format(moved)) if moved else notes
+    return (*notes, _WATCHING_MOVES.format(number(moved))) if moved else notes
 
 
 def _search_note(samples: Sequence[Examined]) -> tuple[str, ...]:

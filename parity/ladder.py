@@ -22,6 +22,7 @@ from parity.backends.base import Session, backend_of
 from parity.contenders import Contender
 from parity.errors import BackendFailed, BackendUnavailable, ModelError
 from parity.examine import Examined
+from parity.figures import number
 from parity.graph.model import Model
 from parity.graph.ops.call import tensor_of
 from parity.graph.store import TensorStore
@@ -166,10 +167,10 @@ class _Ladder:
         kind, roundoff = rounded_weights(self.sample.survey.flat)
         return _IN_FP64.format(
             "computes what the module does" if apart <= _EXACT else
-            f"is off the module by {apart:.1e}: its constants are rounded to FP32" if apart <= _ROUNDED else
-            f"is off the module by {apart:.1e}, which constants rounded to {kind} may explain"
+            f"is off the module by {number(apart)}: its constants are rounded to FP32" if apart <= _ROUNDED else
+            f"is off the module by {number(apart)}, which constants rounded to {kind} may explain"
             if kind != "FP32" and apart <= _UNITS * roundoff else
-            f"is off the module by {apart:.1e}: it computes something else")
+            f"is off the module by {number(apart)}: it computes something else")
 
     def _judged(self, above: Arrays, outputs: Arrays, tolerance: Tolerance) -> tuple[OutputFinding, ...]:
         held = {name: value for name, value in above.items() if name not in self.drawn}

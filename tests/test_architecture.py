@@ -12,10 +12,10 @@ import pytest
 
 from tests.models import ROOT
 
-LAYERS = ("errors", "targets", "graph", "asked", "precision", "backends", "source_model", "analysis", "fixes", "report",
-          "environment", "original", "contenders", "preparation", "inspect", "convert", "selfcheck", "fix", "sample",
-          "walk", "explain", "examine", "ladder", "compare", "api", "baseline", "reduce", "commands", "cli",
-          "pytest_plugin")
+LAYERS = ("errors", "figures", "targets", "graph", "asked", "precision", "backends", "source_model", "analysis",
+          "fixes", "report", "environment", "original", "contenders", "preparation", "inspect", "convert", "selfcheck",
+          "fix", "sample", "walk", "explain", "examine", "ladder", "compare", "api", "baseline", "reduce", "commands",
+          "cli", "pytest_plugin")
 TENSORRT = {f"backends/trt/{p.name}" for p in (ROOT / "parity" / "backends" / "trt").glob("*.py")}
 # ONNX Runtime's quantiser is a library that makes models, not a runtime that runs them.
 VENDORS = {"onnxruntime": {"backends/ort.py", "precision/quantize.py", "precision/ranges.py"},

@@ -17,12 +17,12 @@ def examined(moved: float | None, *, hidden: bool = False, limit: float | None =
 @pytest.mark.parametrize(("samples", "said"), [
     ([examined(None)], []),
     ([examined(0.001)], []),
-    ([examined(0.02)], ["moved the outputs by 2.0e-02"]),
-    ([examined(0.02), examined(0.03), examined(0.001)], ["moved the outputs by 3.0e-02"]),
+    ([examined(0.02)], ["moved the outputs by 0.02"]),
+    ([examined(0.02), examined(0.03), examined(0.001)], ["moved the outputs by 0.03"]),
     ([examined(0.3, hidden=True)], ["changes the result by as much as the error itself, so no layer is blamed:"]),
     ([examined(0.3, hidden=True), examined(0.02), examined(0.4, hidden=True)],
      ["changes the result of 2 of 3 samples by as much as the error itself, so no layer is blamed in these:",
-      "moved the outputs by 2.0e-02"]),
+      "moved the outputs by 0.02"]),
 ])
 def test_watching_is_told_once_for_all_samples(samples: list[Examined], said: list[str]) -> None:
     """Each of the two sentences comes at most once, with the largest figure of the samples that it is about."""

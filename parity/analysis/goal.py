@@ -13,9 +13,6 @@ from parity.analysis.outputs import OutputFinding, judge_outputs
 from parity.analysis.tasks import JUDGES, TaskFigure, judge_tasks, within
 from parity.analysis.tolerance import Tolerance
 
-# Three digits round to 1 what is closer to it than the one, and what is closer than the other is 1.
-_NEAR, _SAME = 5e-3, 1e-9
-
 
 @dataclass(frozen=True)
 class Limited:
@@ -33,14 +30,6 @@ class Limited:
     value: float
     times: float
     judged: bool = False
-
-
-def digits(value: float) -> str:
-    """A figure to three digits, or to as many as tell it from 1: a cosine of 0.99993 is not 1."""
-    rest = abs(1 - value)
-    if _SAME < rest < _NEAR:
-        return f"{value:.{math.ceil(-math.log10(rest)) + 1}f}"
-    return f"{value:.3g}"
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from parity.analysis.match import draws_randomly
 from parity.analysis.measure import Comparison, measure
 from parity.analysis.tolerance import DEFAULTS, Tolerance
 from parity.errors import MatchError
+from parity.figures import number
 from parity.graph.constants import constant_values
 from parity.graph.graph import Node
 from parity.graph.model import Model
@@ -118,13 +119,13 @@ def noise_notes(outputs: Sequence[OutputFinding], tolerance: Tolerance,
 
 
 def _noise_note(output: OutputFinding, drawn: Node | None) -> str:
-    accepted = f"up to {output.limit:.1e} is accepted there"
+    accepted = f"up to {number(output.limit)} is accepted there"
     if drawn is None:
-        return (f"The model amplifies rounding: correct runs of it may differ by {output.noise:.1e} (relative L2) "
+        return (f"The model amplifies rounding: correct runs of it may differ by {number(output.noise)} (relative L2) "
                 f"in output {output.name!r}, so {accepted}.")
     return (f"Output {output.name!r} depends on the random numbers of {drawn.op} {drawn.label!r}: runs of the "
-            f"reference alone differ by {output.noise:.1e} (relative L2) there, so {accepted}, which says little. To "
-            "compare its values, feed the model with fixed numbers in that node's stead.")
+            f"reference alone differ by {number(output.noise)} (relative L2) there, so {accepted}, which says "
+            "little. To compare its values, feed the model with fixed numbers in that node's stead.")
 
 
 def value_notes(outputs: Sequence[OutputFinding], reference: Mapping[str, np.ndarray]) -> tuple[str, ...]:

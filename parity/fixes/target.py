@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from parity.analysis.goal import Limited, digits
+from parity.analysis.goal import Limited
 from parity.backends.base import Session, backend_of
+from parity.figures import digits
 from parity.fixes.problem import Problem
 from parity.graph.model import Model
 

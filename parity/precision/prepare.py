@@ -187,7 +187,7 @@ def _with_plain_weights(model: Model, chosen: frozenset[str]) -> Model:
 
 def _evaluated(model: Model, names: Sequence[str]) -> Mapping[str, np.ndarray]:
     values = Executor(model.between({}, names)).run({})
-    return {n: np.ascontiguousarray(to_numpy(values[n])) for n in names}
+    return {n: np.asarray(to_numpy(values[n]), order="C") for n in names}
 
 
 def drop_unread(proto: onnx.ModelProto) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from parity.backends.latency import Latency
-from parity.report import markup, runs, words
+from parity.report import markup, named, runs, words
 from parity.report.record import Candidate, Layer, Report
 
 
@@ -99,7 +99,8 @@ def _summary(place: int, candidate: Candidate) -> tuple[str, ...]:
     at = max((layer for layer in candidate.tensors if layer.accumulated), key=_accumulated, default=None)
     found = candidate.first_bad
     link = f"<a href='#target-{place}' data-candidate='{place}'>{markup.name(candidate.target)}</a>"
-    first = "–" if found is None else f"{markup.name(found.tensor)}{words.or_hidden(found)}"
+    before, after = named.around(candidate)
+    first = "–" if found is None else f"{before}{markup.name(found.tensor)}{after}"
     return (link, f"{len(candidate.tensors):,}", f"{bad:,}", first,
             words.number(None if at is None or at.accumulated is None else at.accumulated.rel_l2),
             "–" if at is None else markup.name(at.tensor))

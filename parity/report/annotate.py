@@ -9,7 +9,7 @@ from onnx import NodeProto
 
 from parity.graph.graph import subgraph_protos
 from parity.graph.model import Model, shallow_copy
-from parity.report import shares, words
+from parity.report import named, shares, words
 from parity.report.record import Candidate, Layer, Report
 
 PREFIX = "parity "
@@ -51,14 +51,12 @@ def _of(node: NodeProto, layer: Layer) -> str:
 def _figures(candidate: Candidate, layer: Layer) -> Iterator[tuple[str, str]]:
     found = candidate.first_bad
     if found is not None and found.tensor == layer.tensor:
-        yield "first bad", words.KINDS[found.kind]
+        yield "beyond tolerance from here on" if named.gathered(candidate) else "first bad", named.kind(candidate)
         if found.region:
             yield "first bad region", words.region(found)
     if layer.local is not None:
-        floor = "" if layer.floor is None else f" (accepted up to {words.floor(layer)})"
-        yield "local error", words.number(layer.local.rel_l2) + floor
+        yield from named.local_error(layer, layer.local.rel_l2)
     figures: Mapping[str, float | None] = {
-        "of it the format's": layer.precision, "of it the implementation's": layer.implementation,
         "accumulated error": None if layer.accumulated is None else layer.accumulated.rel_l2, "energy": layer.energy}
     yield from ((name, words.number(value)) for name, value in figures.items() if value is not None)
     if layer.share is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from pathlib import PurePath
 
-from parity.report import repairs, words
+from parity.report import named, repairs, words
 from parity.report.record import Candidate, FirstBad, Report
 from parity.targets import VARIANTS
 
@@ -57,7 +57,7 @@ def headline(report: Report) -> str:
             return (f"Divergence{f' on {words.target(bad)}' if bad else ''}, and no single layer is to blame."
                     + (f" {_fix(bad)}" if bad else "")).strip()
         where = "of the export from its module" if bad.first_bad.kind == "export" else f"on {words.target(bad)}"
-        return f"Divergence {where}. First bad layer: {words.blamed(bad.first_bad)}. {_fix(bad)}".strip()
+        return f"Divergence {where}. {named.sentence(bad)} {_fix(bad)}".strip()
     if report.verdict == "error":
         return "No verdict: nothing could be compared." if chosen is None else "No verdict: a target could not run."
     hidden = next((c for c in report.candidates if words.mark(c) == "warn"), None)
@@ -105,8 +105,17 @@ def step_for(report: Report, shown: Candidate) -> str:
     if words.mark(shown) != "bad" or not _fixable(shown):
         return look
     search = f"{_command(report, shown)} looks for the fewest layers to keep in higher precision, and tries them."
+    remedy = _remedy(shown)
     implementation = shown.first_bad is not None and shown.first_bad.kind == "implementation"
-    return f"{look} {search}" if implementation else search
+    return " ".join([*[look] * (implementation and not remedy), *[remedy] * bool(remedy), search])
+
+
+# What a cause itself says avoids it, as a step to take.
+_REMEDIES = {"int8-saturation": "Quantise with weights in 7 bits (`reduce_range`): 16-bit sums then cannot saturate."}
+
+
+def _remedy(shown: Candidate) -> str:
+    return next((_REMEDIES[each.cause] for each in shown.diagnoses if each.cause in _REMEDIES), "")
 
 
 def _look(shown: Candidate) -> str:
@@ -129,6 +138,9 @@ def _between(found: FirstBad) -> str:
 
 def _at(shown: Candidate, found: FirstBad) -> str:
     place = words.short(found.source or found.node or found.tensor)
+    if named.gathered(shown):
+        beside = named.sources(shown) or "the layer table shows which layers add most"
+        return f"Look at the layers that add the error, and not at one: {beside}."
     op = words.visible(found.op) or "it"
     return {"implementation": f"Compare how {words.target(shown)} computes {op} at {place} with the model.",
             "precision": f"Look at the value range at {place}: the number format loses it.",

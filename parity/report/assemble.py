@@ -14,6 +14,7 @@ from parity.analysis.localize import Divergence
 from parity.analysis.measure import Comparison
 from parity.analysis.outputs import OutputFinding, top1
 from parity.analysis.tasks import judge_tasks, within
+from parity.figures import number
 from parity.graph.graph import Node
 from parity.graph.model import Model
 from parity.report.modules import with_modules
@@ -42,8 +43,18 @@ def layer_of(found: Divergence, limit: float) -> Layer:
         passed=not found.to_blame, origin=origin, level=found.level, module=_module(place))
 
 
-def blamed_row(row: Layer, found: FirstBad | None) -> Layer:
-    """A tensor's row, which says that it is to blame where it is named for a NaN or Inf that its inputs explain."""
+def blamed_row(row: Layer, found: FirstBad | None, *, deployed: bool) -> Layer:
+    """A tensor's row, which says that it is to blame where it is named for what its own local error does not say.
+
+    Args:
+        row: of the watched run.
+        found: the tensor that is named: for a NaN or Inf that its inputs explain, or for what the deployed run does.
+        deployed: it was found in the deployed run. The watched run's figures of it are of another error.
+    """
+    if deployed and found is not None and found.tensor == row.tensor:
+        blamed = found.kind == "implementation"
+        return replace(row, accumulated=found.accumulated, local=None, floor=None, precision=None, implementation=None,
+                       passed=not blamed, origin="implementation" if blamed else "inherited")
     named = found is not None and found.kind == "nonfinite" and found.tensor == row.tensor
     return replace(row, passed=False, origin="nonfinite") if named else row
 
@@ -126,7 +137,7 @@ def region_note(search: Search) -> str:
         return _NOT_FOUND.format(search.runs, search.reason)
     nodes = [node.label for node in region.nodes]
     named = ", ".join(nodes[:3]) + (f" and {len(nodes) - 3} more nodes" if len(nodes) > 3 else "")
-    error = "an unknown amount" if region.comparison is None else f"{region.comparison.rel_l2:.1e}"
+    error = "an unknown amount" if region.comparison is None else f"{number(region.comparison.rel_l2)}"
     return _FOUND.format(search.runs, named, ", ".join(map(repr, region.right)) or "the inputs", region.wrong, error)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import PurePath
 
 from parity.analysis.measure import Comparison
-from parity.report import across, answer, closeup, ladder, repairs, shares, words
+from parity.report import across, answer, closeup, ladder, named, repairs, shares, words
 from parity.report.record import Candidate, Layer, Report
 
 SHARES = 12  # layers with a bar of their own
@@ -90,7 +90,8 @@ def _columns(place: int, candidate: Candidate, strings: dict[str, int]) -> Mappi
     figures = {name: [_figure(value(layer)) for layer in candidate.tensors] for name, value in _FIGURES.items()}
     first = words.blamed_layer(candidate)
     return {"place": place, "target": words.visible(candidate.target), "count": len(candidate.tensors),
-            "first": None if first is None else candidate.tensors.index(first), "texts": texts,
+            "first": None if first is None else candidate.tensors.index(first),
+            "called": named.title(candidate).lower().removesuffix(" layer"), "texts": texts,
             "figures": {name: column for name, column in figures.items() if any(v is not None for v in column)},
             "portraits": closeup.portraits(candidate, _figure), **_pictures(candidate)}
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from parity.analysis.diagnose import Diagnosis
 from parity.analysis.outputs import drawn_tensors
+from parity.figures import number
 from parity.graph.model import Model
 from parity.report import words
 from parity.report.record import Candidate, FirstBad
@@ -13,7 +14,7 @@ from parity.source_model.fits import TOLERANCE
 from parity.source_model.mapping import Fault, TensorMap
 from parity.source_model.place import Place, place_of
 
-_EXPORT_FAULT = ("The export is not the module{}: in FP64, and at the module's own inputs, {!r} is off by {:.1e} "
+_EXPORT_FAULT = ("The export is not the module{}: in FP64, and at the module's own inputs, {!r} is off by {} "
                  "(relative L2){}. This was made when the model was exported, and by no runtime.")
 _REORDERED = ", and would be right if {!r} before it had its axes in another order"
 _BRANCH = ", since {!r} decides for another branch than the module takes"
@@ -42,7 +43,15 @@ def with_export_findings(candidate: Candidate, mapping: TensorMap, flat: Model) 
         return replace(candidate, first_bad=bad, diagnoses=(_told(fault, bad, flat), *candidate.diagnoses))
     match = None if candidate.first_bad is None else mapping.matches.get(candidate.first_bad.tensor)
     cleared = match is not None and match.agrees and candidate.verdict == "parity"
-    return replace(candidate, first_bad=None, diagnoses=()) if cleared else candidate
+    return replace(_cleared(candidate, mapping), first_bad=None, diagnoses=()) if cleared else candidate
+
+
+def _cleared(candidate: Candidate, mapping: TensorMap) -> Candidate:
+    """The row with no tensor to blame that is the module's own in FP64."""
+    agree = {name for name, match in mapping.matches.items() if match.agrees}
+    return replace(candidate, tensors=tuple(
+        replace(row, passed=True, origin=None) if row.tensor in agree and not row.passed else row
+        for row in candidate.tensors))
 
 
 def _first_bad(candidate: Candidate, fault: Fault, flat: Model) -> FirstBad:
@@ -62,10 +71,10 @@ def _told(fault: Fault, bad: FirstBad, flat: Model) -> Diagnosis:
     where = _where(place_of(flat.graph.producer[bad.tensor]) if fault.reordered or fault.branch else match.place)
     figures = {"error": match.error} | ({} if match.control is None else {"error on other inputs": match.control})
     if match.error <= TOLERANCE:
-        by = "" if match.control is None else f" by {match.control:.1e} (relative L2)"
+        by = "" if match.control is None else f" by {number(match.control)} (relative L2)"
         message = _BAKED_IN.format(where, match.tensor, by)
     else:
-        message = _EXPORT_FAULT.format(where, match.tensor, match.error, _before(fault, bad))
+        message = _EXPORT_FAULT.format(where, match.tensor, number(match.error), _before(fault, bad))
     return Diagnosis("export-fault", bad.tensor, message, figures)
 
 

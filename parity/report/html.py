@@ -18,7 +18,7 @@ from functools import cache
 from importlib import resources
 from string import Template
 
-from parity.report import across, answer, courses, findings, ladder, markup, runs, words
+from parity.report import across, answer, courses, findings, ladder, markup, named, runs, words
 from parity.report.columns import History, embedded
 from parity.report.record import Candidate, Layer, Report
 from parity.report.runs import Runs
@@ -106,8 +106,9 @@ def _target_row(place: int, candidate: Candidate) -> Sequence[str]:
     link = f"<a href='#target-{place}' data-candidate='{place}'>{name}</a>" if candidate.status == "ok" else name
     forecast = " <small>emulated: a forecast</small>" if candidate.emulated else ""
     found = candidate.first_bad
+    before, after = named.around(candidate)
     bad = "–" if found is None else (
-        f"{markup.name(found.tensor)} <small>{markup.text(found.op)}{words.or_hidden(found)}</small>")
+        f"{before}{markup.name(found.tensor)} <small>{markup.text(found.op)}{after}</small>")
     return (link + forecast, markup.badge(words.mark(candidate), words.verdict(candidate)), bad,
             words.number(worst), markup.text(words.timing(candidate)))
 
@@ -134,8 +135,8 @@ def _first_bad(report: Report, candidate: Candidate) -> str:
     nodes = (candidate.model or report.model).nodes
     rows = [("node", f"{markup.name(found.node or '(unnamed)')} <small>{found.index:,} of {nodes:,}</small>"),
             ("operator", markup.text(found.op)),
-            *((label, markup.text(value)) for label, value in words.figures(found, words.blamed_layer(candidate)))]
-    return (f"<div class='blame'><h3>First bad layer</h3><p class='culprit'>{markup.name(found.tensor)}"
+            *((label, markup.text(value)) for label, value in named.figures(candidate))]
+    return (f"<div class='blame'><h3>{named.title(candidate)}</h3><p class='culprit'>{markup.name(found.tensor)}"
             f"{markup.text(words.or_hidden(found))}</p>"
             f"{markup.pairs(rows)}<p><a href='#layers' data-first>Show it in the layer table</a></p></div>")
 

@@ -18,6 +18,7 @@ _WITH: Mapping[Stage, str] = {
     "truth": "nowhere", "types": "with the model's own number types", "export": "with the export",
     "reference": "with the reference's runtime", "runtime": "with the runtime", "optimised": "with graph optimisation",
     "precision": "with the number format", "compiled": "with torch.compile", "other": "with it"}
+_RUNTIME = "with what the runtime does in that number format"
 
 
 def mark(rung: Rung) -> words.Mark:
@@ -51,11 +52,16 @@ def sentence(way: Sequence[Rung]) -> str:
     if rung is None:
         return ""
     limit = "" if rung.limit is None else f" (accepted: {words.number(rung.limit)})"
-    where = f"{_WITH[rung.stage]}, at {words.visible(rung.name)}"
+    where = f"{_RUNTIME if _by_runtime(rung) else _WITH[rung.stage]}, at {words.visible(rung.name)}"
     if rung.passed:
         return f"An error enters {where}, and the outputs hide it: it adds {words.number(rung.added)}{limit}."
     adds = f"which adds {words.number(rung.added)}" if rung.added is not None else "which changes a shape"
     return f"The error enters {where}, {adds}{limit}."
+
+
+def _by_runtime(rung: Rung) -> bool:
+    """Whether it is the runtime in a number format that goes wrong, and not the format."""
+    return rung.stage == "precision" and rung.first_bad is not None and rung.first_bad.kind == "implementation"
 
 
 def notes(rungs: Sequence[Rung]) -> tuple[str, ...]:

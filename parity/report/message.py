@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from parity.report import answer, repairs, shares, words
+from parity.report import answer, named, repairs, shares, words
 from parity.report.record import Candidate, Layer, Report
 
 _CAUSE = 300  # characters
@@ -61,10 +61,14 @@ def blame(report: Report, candidate: Candidate) -> list[tuple[str, str]]:
         layer = words.blamed_layer(candidate)
         at = f", {words.visible(found.source)}" if found.source else ""
         nodes = (candidate.model or report.model).nodes
-        lines.append(("first bad", f"{words.blamed(found)}, node {found.index:,} of {nodes:,}{at}"))
+        label = "beyond" if named.gathered(candidate) else "first bad"
+        lines.append((label, (f"{named.called(candidate).removeprefix('beyond ')}, node {found.index:,} of "
+                              f"{nodes:,}{at}")))
         lines += [("region", words.region(found))] if found.region else []
-        lines.append(("kind", words.KINDS[found.kind]))
-        if layer is not None and layer.share is not None:
+        lines.append(("kind", named.kind(candidate)))
+        if named.gathered(candidate):
+            lines.append(("share", named.sources(candidate)))
+        elif layer is not None and layer.share is not None:
             lines.append(("share", f"{shares.percent(layer.share)} of the output error"))
     return lines + [("why", f"{words.visible(each.cause)}: {_short(words.cause(each))}")
                     for each in candidate.diagnoses[:1]]

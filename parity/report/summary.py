@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from parity.report import answer, ladder, repairs, words
+from parity.report import answer, ladder, named, repairs, words
 from parity.report.message import worst_output
 from parity.report.record import Candidate, Report
 
@@ -43,12 +43,13 @@ def _table(report: Report) -> str:
 def _row(candidate: Candidate) -> tuple[str, ...]:
     output, found = worst_output(candidate), candidate.first_bad
     error = None if output is None or output.accumulated is None else output.accumulated.rel_l2
+    before, after = named.around(candidate)
     return (code(candidate.target) + " (emulated)" * candidate.emulated,
             f"{_SIGNS[words.mark(candidate)]} {escaped(words.verdict(candidate))}",
             code(output.tensor) if output is not None else "–", words.number(error),
             escaped("–" if output is None else words.limit(output)),
             "–" if found is None else (
-                f"{code(words.short(found.tensor))} ({escaped(found.op)}){words.or_hidden(found)}"),
+                f"{before}{code(words.short(found.tensor))} ({escaped(found.op)}){after}"),
             words.timing(candidate))
 
 

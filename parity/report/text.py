@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from parity.fixes.fix import Fix
-from parity.report import answer, repairs, sections, shares, words
+from parity.report import answer, named, repairs, sections, shares, words
 from parity.report.record import Candidate, Layer, Report
 from parity.report.terminal import MARK, STYLES, Column, Sheet, figures, pairs, titled
 from parity.report.words import elided
@@ -132,8 +132,8 @@ def _first_bad(report: Report, candidate: Candidate) -> Iterable[RenderableType]
     rows = [("tensor", words.visible(found.tensor)),
             ("node", ", ".join((words.visible(found.node or "(unnamed)"), words.visible(found.op),
                                 f"{found.index:,} of {nodes:,}"))),
-            *words.figures(found, words.blamed_layer(candidate))]
-    yield from titled(f"First bad layer on {words.target(candidate)}", pairs(rows, emphasised="tensor"))
+            *named.figures(candidate)]
+    yield from titled(f"{named.title(candidate)} on {words.target(candidate)}", pairs(rows, emphasised="tensor"))
 
 
 def _why(candidate: Candidate) -> Iterable[RenderableType]:
@@ -197,7 +197,7 @@ def _kept(fix: Fix, most: int) -> Iterable[RenderableType]:
 
 
 def _others(candidates: Sequence[Candidate]) -> Iterable[RenderableType]:
-    lines = [Text.assemble((words.target(candidate), "bold"), f" {words.blamed(candidate.first_bad)}")
+    lines = [Text.assemble((words.target(candidate), "bold"), f" {named.called(candidate)}")
              for candidate in candidates if candidate.first_bad]
     if lines:
         yield from titled("First bad layer elsewhere", *lines)
@@ -213,7 +213,8 @@ def _surroundings(candidate: Candidate) -> Iterable[RenderableType]:
         place = tensors.index(blamed)
         before, after = (1, 2) if candidate.attribution else (_BEFORE, _AFTER)
         shown = tensors[max(0, place - before):place + after + 1]
-        yield from titled("Around it", _layers(shown, candidate))
+        title = "Around it, watched; the named one as deployed" if named.as_deployed(candidate) else "Around it"
+        yield from titled(title, _layers(shown, candidate))
         return
     judged = [layer for layer in tensors if words.layer_ratio(layer) is not None]
     closest = sorted(judged, key=lambda layer: words.layer_ratio(layer) or 0, reverse=True)[:_CLOSEST]
@@ -230,7 +231,7 @@ def _layers(layers: Sequence[Layer], candidate: Candidate) -> RenderableType:
 
 
 def _layer(layer: Layer, candidate: Candidate, *, formats: bool) -> tuple[str | Text, ...]:
-    mark: words.Mark = "warn" if layer.origin == "inherited" else "good" if layer.passed else "bad"
+    mark = words.layer_mark(layer)
     first = candidate.first_bad is not None and candidate.first_bad.tensor == layer.tensor
     style = "bold red" if first else ""
     return (Text(words.SIGNS[mark], STYLES[mark]), Text(words.visible(layer.tensor), style),

@@ -7,9 +7,9 @@ import unicodedata
 from typing import Literal
 
 from parity.analysis.diagnose import Diagnosis
-from parity.analysis.goal import digits
 from parity.analysis.measure import METRICS
 from parity.backends.latency import Latency
+from parity.figures import number as number  # noqa: PLC0414 - renderers take it from here
 from parity.report.record import Candidate, FirstBad, Kind, Layer, TaskResult
 
 Mark = Literal["good", "bad", "warn", "none"]
@@ -25,23 +25,6 @@ KINDS: dict[Kind, str] = {
 
 _LONGEST = 80  # characters of a name in a sentence; tables and details have all of them
 _DIRECTIONS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
-
-
-def number(value: float | None) -> str:
-    """A figure to three significant digits; "–" where there is none, "∞" and "NaN" where it is not finite."""
-    if value is None:
-        return "–"
-    if not math.isfinite(value):
-        return "NaN" if math.isnan(value) else "∞" if value > 0 else "−∞"
-    rounded = float(f"{value:.2e}")
-    if rounded == 0:
-        return "0"
-    if 1e-3 <= abs(rounded) < 1e3:
-        return digits(value)
-    if 1e3 <= abs(rounded) < 1e5:
-        return f"{rounded:,.0f}"
-    mantissa, exponent = f"{value:.2e}".split("e")
-    return f"{mantissa}e{int(exponent)}"
 
 
 def visible(text: str) -> str:
@@ -127,8 +110,12 @@ def short(name: str) -> str:
 
 def blamed(found: FirstBad) -> str:
     """The first bad layer by tensor and operator, and that it may be a hidden one."""
-    name = f"{short(found.tensor)} ({short(found.op)})" if found.op else short(found.tensor)
-    return name + or_hidden(found)
+    return tensor_op(found) + or_hidden(found)
+
+
+def tensor_op(found: FirstBad) -> str:
+    """A tensor with its operator, "conv2d (Conv)"."""
+    return f"{short(found.tensor)} ({short(found.op)})" if found.op else short(found.tensor)
 
 
 def or_hidden(found: FirstBad) -> str:
@@ -152,33 +139,6 @@ def region(found: FirstBad) -> str:
     return f"one of the {len(nodes):,} nodes after {after or 'the weights'}: {', '.join(named)}"
 
 
-def figures(found: FirstBad, layer: Layer | None) -> list[tuple[str, str]]:
-    """The first bad layer's figures as (label, value), in reading order; `layer` is its entry among the tensors."""
-    rows = [("region", f"{region(found)}; only the last is visible")] if found.region else []
-    rows.append(("kind", KINDS[found.kind]))
-    floor = layer.floor if layer else None
-    if found.local is not None:
-        own = own_error(layer) if layer else found.local.rel_l2
-        beside = "" if floor is None else f", accepted up to {number(floor)}"
-        times = ratio(own, floor)
-        beside += f" ({number(times)} times over)" if times is not None and 1 < times < math.inf else ""
-        if layer is not None and layer.precision is not None:
-            rows.append(("local error", (f"{number(found.local.rel_l2)}, of which the number format explains "
-                                        f"{number(layer.precision)}")))
-            rows.append(("the rest", number(own) + beside))
-        else:
-            rows.append(("local error", number(own) + beside))
-    if found.accumulated is not None:
-        at = ", ".join(map(str, found.accumulated.worst))
-        rows.append(("accumulated error", number(found.accumulated.rel_l2)))
-        rows.append(("largest difference", f"{number(found.accumulated.max_abs)} at [{at}]"))
-        if found.accumulated.mismatched_nonfinite:
-            rows.append(("non-finite", (f"Inf or NaN on one side only at "
-                                       f"{plural(found.accumulated.mismatched_nonfinite, 'element')}")))
-    rows.append(("source", visible(found.source or (layer.source if layer else None) or "not recorded in the model")))
-    return rows
-
-
 def ratio(local: float | None, floor: float | None) -> float | None:
     """Local error over its floor; 0/0 is 0 for an operator that must be exact and was."""
     if local is None or floor is None:
@@ -191,6 +151,27 @@ def ratio(local: float | None, floor: float | None) -> float | None:
 def floor(layer: Layer) -> str:
     """The error that a layer is allowed; an operator without arithmetic is allowed none but a flushed subnormal."""
     return "exact" if layer.floor is not None and layer.floor < 1e-30 else number(layer.floor)
+
+
+def accepted(layer: Layer) -> str:
+    """What of a layer's local error is judged, beside what is accepted and how many times over that it is."""
+    own = own_error(layer)
+    if layer.floor is None or own is None:
+        return number(own)
+    if floor(layer) == "exact":
+        return "exact" if own <= layer.floor else f"{number(own)}, where it must be exact"
+    times = layer_ratio(layer)
+    over = f" ({number(times)} times over)" if times is not None and 1 < times < math.inf else ""
+    return f"{number(own)}, accepted up to {number(layer.floor)}{over}"
+
+
+def layer_mark(layer: Layer) -> Mark:
+    """How a tensor did, at a glance; none where nothing of it could be compared."""
+    if not layer.passed and layer.origin != "inherited":
+        return "bad"
+    if layer.origin == "inherited":
+        return "warn"
+    return "good" if layer.accumulated is not None or layer.local is not None else "none"
 
 
 def layer_ratio(layer: Layer) -> float | None:

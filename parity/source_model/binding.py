@@ -12,6 +12,7 @@ import numpy as np
 from torch.fx import GraphModule
 
 from parity.errors import FeedError, ParityError
+from parity.figures import number
 from parity.graph.executor import Executor
 from parity.graph.feeds import seeded_feed
 from parity.graph.model import Model
@@ -56,7 +57,7 @@ def bound(source: SourceModel, model: Model, feed: Arrays) -> SourceModel:
     if best > _SAME and second < best * _CLEARLY:
         unnamed = ", ".join(map(repr, ways[0]))
         raise FeedError(f"{model.name} does not say which arguments of {source.name} its inputs {unnamed} are, and no "
-                        f"way to give them makes its outputs those of the .onnx ({best:.1e} at best, relative L2)",
+                        f"way to give them makes its outputs those of the .onnx ({number(best)} at best, relative L2)",
                         "Export with input_names=[…], the names of forward's parameters.")
     return given[apart.index(best)]
 

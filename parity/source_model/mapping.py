@@ -10,6 +10,7 @@ from functools import cached_property
 
 import torch
 
+from parity.figures import number
 from parity.source_model.layout import Layout
 from parity.source_model.place import Place
 
@@ -109,7 +110,7 @@ class TensorMap:
         if self.elsewhere is None or any(not m.error < self.elsewhere / 10 for m in self.faults):
             return ()  # what is wrong shows on these inputs
         note = ("On other inputs, seeded ones of the same shapes, the export's outputs are off the module's by "
-                f"{self.elsewhere:.1e} (relative L2, in FP64), and not on these: something of the example that it "
+                f"{number(self.elsewhere)} (relative L2, in FP64), and not on these: something of the example that it "
                 "was exported on may be baked in. Compare on more of your own inputs (--input).")
         return (note,)
 

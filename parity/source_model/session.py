@@ -179,4 +179,4 @@ def _named(source: SourceModel, names: list[str], values: list[np.ndarray]) -> d
 
 
 def _array(value: torch.Tensor) -> np.ndarray:
-    return np.ascontiguousarray(to_numpy(value))
+    return np.asarray(to_numpy(value), order="C")  # a scalar stays one, where ascontiguousarray gives it an axis

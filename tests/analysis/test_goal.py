@@ -10,7 +10,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from parity.analysis.goal import Goal, digits
+from parity.analysis.goal import Goal
 from parity.analysis.measure import METRICS
 from parity.analysis.outputs import judge_outputs
 from parity.analysis.tasks import judge_tasks, within
@@ -122,11 +122,3 @@ def test_cosines_that_are_close(value: float, limit: float) -> None:
     other = {"y": np.array([value, math.sqrt(1 - value * value)])}
     goal = Goal(right, {}, Tolerance({"cosine": limit}))
     assert (goal.error(other) <= 1) == parity(goal, other)
-
-
-@pytest.mark.parametrize(("value", "said"), [
-    (0.99993, "0.99993"), (0.9999, "0.9999"), (1.0, "1"), (1.0000001, "1.0000001"), (0.914, "0.914"), (2.0, "2"),
-    (0.0186, "0.0186"), (float("nan"), "nan")])
-def test_figures_close_to_one_are_told_from_it(value: float, said: str) -> None:
-    """Three digits, but a cosine that is not 1 does not read as 1."""
-    assert digits(value).rstrip("0") == said or digits(value) == said

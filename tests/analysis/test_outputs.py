@@ -46,7 +46,7 @@ def test_the_models_noise_raises_the_limit() -> None:
     notes = noise_notes(found, FP32)
     assert len(notes) == 1
     assert "'y'" in notes[0]
-    assert "1.0e-03" in notes[0]
+    assert "0.001" in notes[0]
     assert noise_notes(judge_outputs({"y": Y}, {"y": Y}, {"y": 1e-6}, FP32), FP32) == ()
 
 
@@ -141,7 +141,7 @@ def test_noise_of_random_numbers_is_not_called_rounding() -> None:
     drawn, rounded = noise_notes(found, FP32, drawn_outputs(DRAWING))
     assert "RandomNormalLike 'noise'" in drawn
     assert "rounding" not in drawn
-    assert "1.0e-02" in drawn
+    assert "0.01" in drawn
     assert "amplifies rounding" in rounded
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from parity.analysis.diagnose import Diagnosis
 from parity.errors import Diverged
 from parity.report import answer
 from parity.report.html import render
@@ -28,6 +29,14 @@ def test_a_divergence_of_a_format_leads_to_fix(precision: str) -> None:
     """Where a lower precision diverges and no fix was tried, the next step is the command that looks for one."""
     assert answer.next_step(low(precision)).startswith(
         f"`parity fix fixtures/cnn.onnx --for onnxruntime:{precision}` looks for")
+
+
+def test_a_remedy_that_a_cause_names_is_the_next_step() -> None:
+    """Sums that saturate are avoided by weights of 7 bits, which comes before a search for layers to keep."""
+    said = answer.next_step(low(diagnoses=(Diagnosis("int8-saturation", "y", "Sums saturate.", {}),)))
+    assert said.startswith("Quantise with weights in 7 bits (`reduce_range`)")
+    assert "looks for the fewest layers" in said
+    assert "7 bits" not in answer.next_step(low())
 
 
 def test_what_cannot_be_fixed_does_not_lead_to_fix() -> None:

@@ -124,6 +124,19 @@ def test_the_row_of_a_tensor_that_is_named_says_so() -> None:
     """A NaN that the operator's inputs explain is named all the same where it comes first, and its row agrees."""
     found = row(candidate("w1"), "a")
     named = FirstBad("a", "first", "MatMul", 0, "nonfinite", None, None)
-    assert (blamed_row(found, named).passed, blamed_row(found, named).origin) == (False, "nonfinite")
+    made = blamed_row(found, named, deployed=False)
+    assert (made.passed, made.origin) == (False, "nonfinite")
     for other in (None, replace(named, tensor="b"), replace(named, kind="precision")):
-        assert blamed_row(found, other) == found
+        assert blamed_row(found, other, deployed=False) == found
+
+
+def test_the_row_of_a_tensor_found_in_the_deployed_run_has_its_figures() -> None:
+    """The watched run's figures are of another error: none of them stands beside a layer that it does not name."""
+    found = row(candidate("w1"), "a")
+    named = FirstBad("a", "first", "MatMul", 0, "implementation", found.accumulated, None)
+    made = blamed_row(replace(found, accumulated=None, passed=True, origin=None), named, deployed=True)
+    assert (made.passed, made.origin, made.accumulated) == (False, "implementation", found.accumulated)
+    assert (made.local, made.floor, made.precision, made.implementation) == (None, None, None, None)
+    inherited = blamed_row(found, replace(named, kind="precision"), deployed=True)
+    assert (inherited.passed, inherited.origin) == (True, "inherited")
+    assert blamed_row(found, None, deployed=True) == found

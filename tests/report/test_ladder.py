@@ -46,6 +46,18 @@ def test_the_first_rung_that_adds_too_much_is_the_entrance() -> None:
     assert "changes a shape" in ladder.sentence((way[0], replace(way[2], added=None)))
 
 
+def test_a_runtime_that_goes_wrong_in_a_format_is_told_from_the_format() -> None:
+    """A kernel that is wrong in INT8 is not the number format's doing; an error that the format explains is."""
+    way = samples.EVERY["ladder"].ladder
+    bad = samples.bad().first_bad
+    assert bad is not None
+    by_kernel = replace(way[2], stage="precision", first_bad=bad)
+    assert ladder.sentence((way[0], by_kernel)).startswith(
+        "The error enters with what the runtime does in that number format, at pytorch")
+    by_format = replace(by_kernel, first_bad=replace(bad, kind="precision"))
+    assert ladder.sentence((way[0], by_format)).startswith("The error enters with the number format, at pytorch")
+
+
 @pytest.mark.parametrize("width", [60, 80, 140])
 def test_every_renderer_says_where_it_enters(width: int) -> None:
     """Terminal, HTML and Markdown have the same sentence, and a line a rung."""

@@ -16,6 +16,8 @@ from parity.graph.executor import Executor
 from parity.graph.model import Model
 from parity.graph.ops.call import to_numpy
 from parity.original import MODULE, original_of
+from parity.report.exported import with_export_findings
+from parity.report.record import Candidate, FirstBad, Layer
 from parity.source_model.loading import source_of_module
 from parity.source_model.mapped import dumps, loads, mapped
 from parity.source_model.session import CompiledSession, ModuleSession
@@ -47,6 +49,43 @@ def test_the_compiled_module_shows_what_its_parts_return() -> None:
     assert len(shown) >= 15
     for name, value in {**shown, **session.run(feed).outputs}.items():
         np.testing.assert_allclose(value, expected[name], rtol=1e-3, atol=1e-4)
+
+
+class _ByMean(nn.Module):
+    """A layer's values times their input's mean: a scalar on its way."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        scaled: Tensor = self.linear(x) * x.mean()
+        return scaled
+
+
+def test_the_module_shows_a_scalar_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A scalar activation is held against the scalar of the graph, and nothing of an export that is right is bad."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    torch.manual_seed(0)
+    module, x = _ByMean().eval(), torch.randn(2, 8)
+    model, feed = exported(module, (x,), dynamo=True, opset=18), {"x": x.numpy()}
+    original = original_of(source_of_module(module), model, feed)
+    found = compare(model, [Contender(MODULE, original=original)], [feed], []).candidates[0]
+    assert (found.verdict, found.first_bad) == ("parity", None)
+    assert () in {row.shape for row in found.tensors}
+    assert all(row.passed and row.accumulated is not None for row in found.tensors)
+
+
+def test_what_fp64_clears_is_bad_in_no_row() -> None:
+    """A row that the module's own types name, and the map in FP64 clears, does not stand in the report as bad."""
+    found = case("bert", dynamo=False, opset=17)
+    made = found.mapped()
+    tensor = next(n for n, m in made.matches.items() if m.agrees and n in found.flat.graph.producer)
+    row = Layer(tensor, "", "Add", 1, passed=False, origin="implementation")
+    bad = FirstBad(tensor, "", "Add", 1, "implementation", None, None)
+    named = Candidate("module", "ok", verdict="parity", tensors=(row,), first_bad=bad)
+    cleared = with_export_findings(named, made, found.flat)
+    assert (cleared.first_bad, cleared.tensors) == (None, (Layer(tensor, "", "Add", 1),))
 
 
 def test_a_map_is_kept_and_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

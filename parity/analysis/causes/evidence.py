@@ -14,6 +14,7 @@ from onnx import helper
 from parity.analysis.localize import Divergence, Kind
 from parity.analysis.measure import measure
 from parity.errors import MatchError
+from parity.figures import number
 from parity.graph.constants import constant_values
 from parity.graph.executor import Executor
 from parity.graph.graph import Node
@@ -170,10 +171,10 @@ class Evidence:
         if self.exported:
             beside = f" with {instead}" if instead else " otherwise"
             return (f"The module computes {where} as if with {words}, and the .onnx{beside}: that explains the "
-                    f"module's values to {left:.1e} (relative L2), where the .onnx leaves {error:.1e}.")
+                    f"module's values to {number(left)} (relative L2), where the .onnx leaves {number(error)}.")
         beside = f" instead of {instead}" if instead else ""
-        return (f"{where} was computed as if with {words}{beside}: that explains the candidate's values to {left:.1e} "
-                f"(relative L2), where the reference's operator leaves {error:.1e}.")
+        return (f"{where} was computed as if with {words}{beside}: that explains the candidate's values to "
+                f"{number(left)} (relative L2), where the reference's operator leaves {number(error)}.")
 
     def seen(self, name: str) -> np.ndarray | None:
         """What the candidate's operators read: a tensor that it shows, or an input; None where it is hidden."""

@@ -15,6 +15,7 @@ from parity.analysis.causes.twins import Change, paired
 from parity.analysis.causes.unit import Stand, Unit, unit_in, unit_of
 from parity.analysis.localize import Divergence
 from parity.errors import ModelError
+from parity.figures import number
 from parity.graph.graph import Node
 
 
@@ -55,8 +56,8 @@ def _told(unit: Unit, found: Sequence[Change]) -> Diagnosis:
     has = " the candidate's file has"
     what = "; ".join(f"{'at' if i else 'At'} {node.op} {node.label!r}{'' if i else has} {words}"
                      for i, (node, words) in enumerate(places))
-    message = (f"{what}: that explains the candidate's values to {left:.1e} (relative L2), where the reference's file "
-               f"leaves {unit.error:.1e}.")
+    message = (f"{what}: that explains the candidate's values to {number(left)} (relative L2), where the "
+               f"reference's file leaves {number(unit.error)}.")
     numbers = {name: number for c in found for name, number in c.numbers.items()}
     return Diagnosis(found[0].cause, unit.tensor, message,
                      {"error": unit.error, "left": left, "floor": unit.floor, **numbers})

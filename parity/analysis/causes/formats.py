@@ -11,6 +11,7 @@ import numpy as np
 from parity.analysis.causes.evidence import Diagnosis, Evidence, ancestors
 from parity.analysis.causes.unit import Unit, unit_of
 from parity.analysis.localize import Divergence
+from parity.figures import number
 from parity.graph.graph import Node
 
 FP16_LARGEST = 65504.0
@@ -187,7 +188,7 @@ def _rounded_away(evidence: Evidence, spoilt: Spoilt) -> Sequence[Diagnosis]:
     tails = maker is not None and maker.op in SATURATING
     smallest, largest = spoilt.numbers["smallest_reference"], spoilt.numbers["largest_reference"]
     message = (f"{spoilt.source!r} is {smallest:.2g} to {largest:.2g} in the reference, below the smallest number that "
-               f"{kind} has there, {least:.1e}, and becomes 0: {spoilt.told}.")
+               f"{kind} has there, {number(least)}, and becomes 0: {spoilt.told}.")
     return (Diagnosis("saturated-tails" if tails else f"{kind.lower()}-underflow", spoilt.source, message,
                       {**spoilt.numbers, "least": least}),)
 

@@ -11,6 +11,7 @@ import numpy as np
 from parity.analysis.causes.evidence import Diagnosis, Evidence, distance, outputs_of, relative
 from parity.analysis.causes.meanings import other_meaning
 from parity.analysis.causes.unit import Unit, unit_of
+from parity.figures import number
 
 # Means and deviations of red, green and blue over ImageNet, images in [0, 1]: what torchvision's models are fed with.
 _MEAN, _DEVIATION = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
@@ -97,8 +98,8 @@ def _agrees(evidence: Evidence, tensor: str, name: str) -> bool:
 
 
 def _told(unit: Unit, name: str, taken: _Taken, left: float) -> Diagnosis:
-    message = (f"The candidate took input {name!r} {taken.words}: that explains {unit.tensor!r} to {left:.1e} "
-               f"(relative L2), where the input as the reference has it leaves {unit.error:.1e}.")
+    message = (f"The candidate took input {name!r} {taken.words}: that explains {unit.tensor!r} to {number(left)} "
+               f"(relative L2), where the input as the reference has it leaves {number(unit.error)}.")
     return Diagnosis(taken.cause, unit.tensor, message, {"error": unit.error, "left": left, "floor": unit.floor})
 
 

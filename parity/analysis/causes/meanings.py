@@ -13,6 +13,7 @@ from parity.analysis.causes.evidence import Diagnosis, Evidence, relative
 from parity.analysis.causes.files import settled
 from parity.analysis.causes.solve import other_numbers
 from parity.analysis.causes.unit import Unit, unit_of
+from parity.figures import number
 from parity.graph.graph import Node
 
 # With more nodes hidden before a tensor than this, only the last ones are tried otherwise.
@@ -58,7 +59,7 @@ def fewer_bits(evidence: Evidence) -> Sequence[Diagnosis]:
         if unit.error <= 2 * roundoff and np.array_equal(narrow, unit.candidate) and not np.array_equal(
                 _narrowed(own, name), own):
             message = (f"{unit.tensor!r} is FP32, but all its {unit.candidate.size} values are {name} ones: it was "
-                       f"rounded on the way, which costs {unit.error:.1e} (relative L2).")
+                       f"rounded on the way, which costs {number(unit.error)} (relative L2).")
             return (Diagnosis("reduced-precision", unit.tensor, message,
                               {"error": unit.error, "roundoff": roundoff, "elements": float(unit.candidate.size)}),)
     left = {name: relative(value, unit.candidate) for name, _ in _FORMATS
@@ -66,8 +67,8 @@ def fewer_bits(evidence: Evidence) -> Sequence[Diagnosis]:
     if not left:
         return ()
     message = (f"{unit.last.op} {unit.last.label!r} multiplies operands that were rounded to {' or '.join(left)}: that "
-               f"explains the candidate's values to {min(left.values()):.1e} (relative L2), where FP32 leaves "
-               f"{unit.error:.1e}.")
+               f"explains the candidate's values to {number(min(left.values()))} (relative L2), where FP32 leaves "
+               f"{number(unit.error)}.")
     return (Diagnosis("reduced-precision", unit.tensor, message,
                       {"error": unit.error, "left": min(left.values()), "floor": unit.floor}),)
 

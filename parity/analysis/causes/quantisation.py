@@ -13,6 +13,7 @@ from parity.analysis.causes.formats import SATURATING
 from parity.analysis.causes.layers import Quantised, layer_of, shares_scale
 from parity.analysis.causes.running import goes_unoptimised
 from parity.analysis.causes.unit import unit_of
+from parity.figures import number
 from parity.graph.model import Model, shallow_copy
 
 # Share of a layer's error that must go with its cause.
@@ -52,7 +53,7 @@ def quantisation(evidence: Evidence) -> Sequence[Diagnosis]:
         left = emulated_error(evidence, _without(evidence, diagnosis.tensor))
         if left <= (1 - _LEAST_GAIN) * error:
             message = (f"{diagnosis.message[:-1]}; with what reads it unquantised the outputs' error falls from "
-                       f"{error:.1e} to {left:.1e}.")
+                       f"{number(error)} to {number(left)}.")
             found.append(replace(diagnosis, message=message, evidence={
                 **diagnosis.evidence, "outputs_error": error, "outputs_without": left}))
     return sorted(found, key=lambda d: d.evidence["outputs_without"])
@@ -103,7 +104,7 @@ def _told(layer: Quantised, cause: str, tensor: str, words: str, left: float,
     explained = 1 - left / layer.error
     if not explained >= _EXPLAINED:
         return None
-    message = (f"{words}: that makes {explained:.0%} of the INT8 error of {layer.error:.1e} (relative L2) of "
+    message = (f"{words}: that makes {explained:.0%} of the INT8 error of {number(layer.error)} (relative L2) of "
                f"{layer.unit.tensor!r}.")
     return Diagnosis(cause, tensor, message, {**numbers, "error": layer.error, "left": left, "explained": explained})
 
@@ -192,8 +193,8 @@ def _shared_scale(layer: Quantised, limit: float) -> Diagnosis | None:
     if not error > limit / 4 or not left < (1 - _EXPLAINED) * error:
         return None
     message = (f"Weight {q.name!r} has one scale for {len(ranges)} output channels, whose ranges differ by a factor of "
-               f"{factor:.3g}: a scale for each lowers the error by channel of {layer.unit.tensor!r} from {error:.1e} "
-               f"to {left:.1e} (relative L2).")
+               f"{factor:.3g}: a scale for each lowers the error by channel of {layer.unit.tensor!r} from "
+               f"{number(error)} to {number(left)} (relative L2).")
     return Diagnosis("per-tensor-weights", q.name, message,
                      {"factor": factor, "error": error, "left": left, "explained": 1 - left / error})
 
@@ -263,7 +264,7 @@ def _saturated_unseen(evidence: Evidence) -> Sequence[Diagnosis]:
 def _saturates(layer: Quantised, words: str, largest: float, share: float, error: float) -> Diagnosis:
     last = layer.unit.last
     message = (f"{last.op} {last.label!r} adds pairs of INT8 products in 16 bits{words}: {share:.2%} of the sums pass "
-               f"32767 (the largest is {largest:.0f}) and saturate, an error of {error:.1e} (relative L2). Weights in "
-               "7 bits avoid it.")
+               f"32767 (the largest is {number(largest)}) and saturate, an error of {number(error)} (relative "
+               "L2). Weights in 7 bits avoid it.")
     return Diagnosis("int8-saturation", layer.unit.tensor, message,
                      {"largest_pair": largest, "saturated": share, "error": error})

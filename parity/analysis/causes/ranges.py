@@ -11,6 +11,7 @@ import numpy as np
 from onnx import numpy_helper
 
 from parity.analysis.causes.evidence import Diagnosis, Evidence, emulated_error
+from parity.figures import number
 from parity.graph.graph import Node
 from parity.graph.model import Model, shallow_copy
 
@@ -73,7 +74,7 @@ def uncovered(evidence: Evidence) -> Sequence[Diagnosis]:
     shares = [c.share for c in clipped]
     message = (f"Calibration does not cover these inputs: {len(clipped)} of {count} quantised tensors lie beyond their "
                f"ranges, {_told(first)}{'' if most is first else f' and {_told(most)}'}; with ranges that hold "
-               f"them the outputs' error falls from {error:.1e} to {left:.1e} (relative L2).")
+               f"them the outputs' error falls from {number(error)} to {number(left)} (relative L2).")
     numbers = {"clipped_tensors": float(len(clipped)), "tensors": float(count), "clipped": first.share,
                "most_clipped": max(shares), "mean_clipped": float(np.mean(shares)), "factor": first.factor,
                "outputs_error": error, "outputs_without": left}

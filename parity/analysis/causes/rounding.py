@@ -13,6 +13,7 @@ from parity.analysis.causes.formats import SATURATING, spoilt_operand
 from parity.analysis.causes.sums import terms_of
 from parity.analysis.causes.underflow import underflow
 from parity.analysis.causes.unit import unit_of
+from parity.figures import number
 from parity.graph.graph import Node
 
 # Unit round-off by precision; INT8's is a step of a range that is used in full.
@@ -37,7 +38,7 @@ def cancellation(evidence: Evidence) -> Sequence[Diagnosis]:
         if condition < _AMPLIFIED or not 0.2 < condition / amplified < 50:
             continue
         message = (f"{node.op} {node.label!r} subtracts terms {condition:.3g} times as large as the difference: their "
-                   f"error of {before:.1e} (relative L2) becomes {own.rel_l2:.1e} at {divergence.tensor!r}.")
+                   f"error of {number(before)} (relative L2) becomes {number(own.rel_l2)} at {divergence.tensor!r}.")
         found.append(Diagnosis("cancellation", divergence.tensor, message,
                                {"condition": condition, "error_before": before, "error": own.rel_l2}))
     return that_reach(evidence, found)
@@ -111,8 +112,8 @@ def tails(evidence: Evidence) -> Sequence[Diagnosis]:
                 continue
             gap = float(np.min([np.abs(right[lost].astype(np.float64) - e).min() for e in ends]))
             message = (f"{lost.mean():.1%} of {name!r} ({maker.op}) is exactly 0 or ±1, where the reference is up to "
-                       f"{gap:.1e} away; {node.op} {node.label!r} reads that distance, and its error grows from "
-                       f"{before.accumulated.rel_l2:.1e} to {own.rel_l2:.1e} (relative L2).")
+                       f"{number(gap)} away; {node.op} {node.label!r} reads that distance, and its error grows from "
+                       f"{number(before.accumulated.rel_l2)} to {number(own.rel_l2)} (relative L2).")
             found.append(Diagnosis("saturated-tails", name, message, {
                 "share": float(lost.mean()), "smallest_distance": gap, "error_before": before.accumulated.rel_l2,
                 "error": own.rel_l2}))

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from parity.analysis.causes.evidence import Diagnosis, Evidence, Tensors, ancestors, distance, outputs_of
 from parity.analysis.outputs import drawing_nodes
+from parity.figures import number
 from parity.graph.graph import Node
 from parity.graph.model import Model
 
@@ -33,8 +34,8 @@ def nondeterminism(evidence: Evidence) -> Sequence[Diagnosis]:
         return ()
     what = "the model by our own executor" if seeded else "the candidate"
     message = (f"{drawn.op} {drawn.label!r} draws random numbers, which no two runtimes draw alike: two runs of {what} "
-               f"on the same inputs differ by {apart:.1e} (relative L2), where the candidate differs by "
-               f"{evidence.error:.1e} from the reference.")
+               f"on the same inputs differ by {number(apart)} (relative L2), where the candidate differs by "
+               f"{number(evidence.error)} from the reference.")
     return (Diagnosis("nondeterminism", drawn.outputs[0], message, {"between_runs": apart, "error": evidence.error}),)
 
 
@@ -63,8 +64,8 @@ def _between_runs(evidence: Evidence, share: float) -> Sequence[Diagnosis]:
     if apart is None or not apart > _NOISE or apart < share * min(evidence.error, 1.0):
         return ()
     tensor = evidence.blamed[0].tensor if evidence.blamed is not None else min(evidence.candidate_outputs)
-    message = (f"Two runs of the candidate on the same inputs differ by {apart:.1e} (relative L2), where it differs by "
-               f"{evidence.error:.1e} from the reference.")
+    message = (f"Two runs of the candidate on the same inputs differ by {number(apart)} (relative L2), where it "
+               f"differs by {number(evidence.error)} from the reference.")
     return (Diagnosis("nondeterminism", tensor, message, {"between_runs": apart, "error": evidence.error}),)
 
 
@@ -89,13 +90,13 @@ def optimisation(evidence: Evidence) -> Sequence[Diagnosis]:
     numbers, told = {"error": evidence.error}, []
     if evidence.moved is not None and _moved(evidence):
         numbers["moved"] = evidence.moved
-        told.append(f"watching the tensors moves the outputs by {evidence.moved:.1e}")
+        told.append(f"watching the tensors moves the outputs by {number(evidence.moved)}")
     if evidence.unoptimised_error is not None:
         numbers["unoptimised"] = evidence.unoptimised_error
-        told.append(f"with graph optimisation off {evidence.unoptimised_error:.1e} is left")
+        told.append(f"with graph optimisation off {number(evidence.unoptimised_error)} is left")
     tensor = evidence.blamed[0].tensor if evidence.blamed is not None else max(
         evidence.candidate_outputs.keys() & evidence.reference_outputs.keys(),
         key=lambda n: distance({n: evidence.reference_outputs[n]}, evidence.candidate_outputs))
-    message = (f"The runtime's optimisation makes the error of {evidence.error:.1e} (relative L2): "
+    message = (f"The runtime's optimisation makes the error of {number(evidence.error)} (relative L2): "
                f"{' and '.join(told)}.")
     return (Diagnosis("optimisation", tensor, message, numbers),)

@@ -8,6 +8,7 @@ import numpy as np
 
 from parity.analysis.causes.evidence import Diagnosis, Evidence, relative
 from parity.analysis.causes.unit import Unit, unit_of
+from parity.figures import number
 
 # Share of the integers that another scale must give exactly; the others are ties of rounding.
 _EXACT = 0.999
@@ -97,7 +98,7 @@ def _line(unit: Unit, evidence: Evidence, integers: np.ndarray, scale: float) ->
     words += [] if same else [f"in steps of {slope:.4g}, not of {scale:.4g}"]
     left = relative(value, unit.candidate)
     message = (f"{tensor!r} is dequantised as if {' and '.join(words)}: that explains the candidate's values to "
-               f"{left:.1e} (relative L2), where what it should be leaves {unit.error:.1e}.")
+               f"{number(left)} (relative L2), where what it should be leaves {number(unit.error)}.")
     return (Diagnosis("wrong-zero-point" if by else "wrong-scale", tensor, message,
                       {"off": by, "scale": scale, "other_scale": slope, "error": unit.error, "left": left}),)
 

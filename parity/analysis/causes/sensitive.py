@@ -8,6 +8,7 @@ import numpy as np
 
 from parity.analysis.causes.evidence import Diagnosis, Evidence, ancestors, distance, emulated_error
 from parity.analysis.energy import energies
+from parity.figures import number
 from parity.precision.mixture import Mixture
 
 # With fewer layers one of them is to blame anyway.
@@ -47,9 +48,10 @@ def _told(evidence: Evidence, layer: str, count: int, errors: tuple[float, float
     numbers = {"outputs_error": error, "outputs_without": left, "outputs_alone": alone, "layers": float(count)}
     found = evidence.of.get(layer)
     own = None if found is None or found.precision is None else found.precision
-    grown = "" if own is None else f" Its own error of {own:.1e} grows {_growth(evidence, layer)}."
+    grown = "" if own is None else f" Its own error of {number(own)} grows {_growth(evidence, layer)}."
     message = (f"{node.op} {node.label!r}, one of {count} layers in INT8, makes most of the outputs' emulated error of "
-               f"{error:.1e} (relative L2): {left:.1e} is left with it as it was, alone it makes {alone:.1e}.{grown}")
+               f"{number(error)} (relative L2): {number(left)} is left with it as it was, alone it makes "
+               f"{number(alone)}.{grown}")
     return Diagnosis("sensitive-layer", layer, message, numbers if own is None else {**numbers, "error": own})
 
 
@@ -65,4 +67,4 @@ def _growth(evidence: Evidence, layer: str) -> str:
     if not steps:
         return "on its way"
     _, found, before, after = max(steps, key=lambda s: s[0])
-    return f"on its way, from {before:.1e} to {after:.1e} in {found.node.op} {found.node.label!r}"
+    return f"on its way, from {number(before)} to {number(after)} in {found.node.op} {found.node.label!r}"

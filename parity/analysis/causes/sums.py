@@ -10,6 +10,7 @@ from onnx import helper
 
 from parity.analysis.causes.evidence import Diagnosis, Evidence
 from parity.analysis.causes.unit import Unit, unit_of
+from parity.figures import number
 
 # Elements that are looked at, and terms from which on a sum is long.
 _MOST_SUMS, _LEAST_TERMS = 256, 16
@@ -36,7 +37,7 @@ def accumulation(evidence: Evidence) -> Sequence[Diagnosis]:
         made = float(np.linalg.norm(narrow - sums)) / (float(np.linalg.norm(sums)) or 1.0)
         if math.isfinite(made) and made / 3 < seen < made * 3:
             message = (f"{unit.last.op} {unit.last.label!r} adds {terms.shape[1]} terms: one after the other in {name} "
-                       f"that errs by {made:.1e} (relative L2), and the candidate errs by {seen:.1e}.")
+                       f"that errs by {number(made)} (relative L2), and the candidate errs by {number(seen)}.")
             return (Diagnosis("long-accumulation", unit.tensor, message,
                               {"terms": float(terms.shape[1]), "error": seen, "simulated": made}),)
     return ()

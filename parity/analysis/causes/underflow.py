@@ -9,6 +9,7 @@ import numpy as np
 from parity.analysis.causes.evidence import Diagnosis, Evidence, that_reach
 from parity.analysis.causes.unit import Unit, unit_of
 from parity.errors import ModelError
+from parity.figures import number
 
 FP16_NORMAL = 2.0**-14
 
@@ -41,9 +42,10 @@ def _small(unit: Unit) -> Diagnosis | None:
     if share < 0.5:
         return None
     median = float(np.median(np.abs(gold[tiny])))
-    message = (f"{tiny.mean():.1%} of {unit.tensor!r} is below FP16's smallest normal number {FP16_NORMAL:.1e} (median "
-               f"{median:.1e}); {zeroed:.1%} became 0, and {share:.0%} of its error of {unit.error:.1e} (relative L2) "
-               "is there.")
+    message = (f"{tiny.mean():.1%} of {unit.tensor!r} is below FP16's smallest normal number "
+               f"{number(FP16_NORMAL)} (median {number(median)}); {zeroed:.1%} became 0, and {share:.0%} of its "
+               f"error of {number(unit.error)} "
+               "(relative L2) is there.")
     return Diagnosis("fp16-underflow", unit.tensor, message,
                      {"tiny": float(tiny.mean()), "zeroed": zeroed, "explained": share, "error": unit.error})
 
@@ -63,9 +65,9 @@ def _small_weights(evidence: Evidence, unit: Unit) -> Diagnosis | None:
             continue
         left = float(np.linalg.norm(unit.candidate.astype(np.float64) - made) / (np.linalg.norm(unit.gold) or 1.0))
         if left < unit.error / 2:
-            message = (f"{tiny:.1%} of weight {name!r} is below FP16's smallest normal number {FP16_NORMAL:.1e}: it "
-                       f"loses {lost:.1e} (relative L2), which explains {1 - left / unit.error:.0%} of the error of "
-                       f"{unit.tensor!r}.")
+            message = (f"{tiny:.1%} of weight {name!r} is below FP16's smallest normal number "
+                       f"{number(FP16_NORMAL)}: it loses {number(lost)} (relative L2), which explains "
+                       f"{1 - left / unit.error:.0%} of the error of {unit.tensor!r}.")
             return Diagnosis("fp16-underflow", unit.tensor, message,
                              {"tiny": tiny, "lost": lost, "explained": 1 - left / unit.error, "error": unit.error})
     return None

@@ -12,6 +12,7 @@ from parity.analysis.causes.differences import GATES
 from parity.analysis.causes.evidence import Diagnosis, Evidence, relative
 from parity.analysis.causes.files import settled
 from parity.analysis.causes.unit import Unit, unit_of
+from parity.figures import number
 from parity.graph.graph import Node
 
 _MOST_TRIED = 12
@@ -181,6 +182,7 @@ def _by_channel(unit: Unit) -> Diagnosis | None:
                        "least_factor": float(gains.min()), "greatest_factor": float(gains.max())}
             message = (f"{unit.last.op} {unit.last.label!r} is as if it had other weights in {off.sum()} of {off.size} "
                        f"channels: {words} by channel (factors {gains.min():.4g} to {gains.max():.4g}) explain the "
-                       f"candidate's values to {left:.1e} (relative L2), where the reference's leave {unit.error:.1e}.")
+                       f"candidate's values to {number(left)} (relative L2), where the reference's leave "
+                       f"{number(unit.error)}.")
             return Diagnosis("weights-differ", unit.tensor, message, numbers)
     return None

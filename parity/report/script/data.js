@@ -5,7 +5,7 @@
  * @typedef {Object<string, number|string|null>} Row
  * The account is [label, op, share, row or null] a line, the curve [layers kept, error, multiply-adds, bytes] a point;
  * the fix is [layers kept, error]; portraits, by row, are what portraits.py made of record.Portrait.
- * @typedef {{place: number, target: string, first: number|null, rows: Row[], has: Set<string>, byTensor: Map<string, Row>,
+ * @typedef {{place: number, target: string, first: number|null, called: string, rows: Row[], has: Set<string>, byTensor: Map<string, Row>,
  *            shares: Array[], curve: Array[], fix: number[], portraits: Object<number, Object>}} Candidate
  */
 
@@ -23,11 +23,11 @@ function decode(columns, strings) {
     row.ratio = over(row.implementation ?? row.local, row.floor);
     row.words = [row.tensor, row.node, row.op, row.source, row.module].join("\n").toLowerCase();
     row.bad = !row.passed && row.origin !== "inherited";
-    row.judged = row.row === columns.first ? "first bad" : row.bad ? row.origin || "bad" : row.origin || "";
+    row.judged = row.row === columns.first ? columns.called : row.bad ? row.origin || "bad" : row.origin || "";
   }
   const has = new Set(Object.keys(columns.figures).filter((name) => name !== "nonfinite" || rows.some((row) => row.nonfinite)));
-  const { place, target, first, shares = [], curve = [], fix = [], portraits = {} } = columns;
-  return { place, target, first, rows, has, portraits, byTensor: new Map(rows.map((row) => [row.tensor, row])),
+  const { place, target, first, called, shares = [], curve = [], fix = [], portraits = {} } = columns;
+  return { place, target, first, called, rows, has, portraits, byTensor: new Map(rows.map((row) => [row.tensor, row])),
            fix: fix.map(figure), curve: curve.map((point) => point.map(figure)),
            shares: shares.map(([label, op, share, row]) => [label, op, figure(share), row]) };
 }

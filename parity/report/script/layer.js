@@ -18,10 +18,11 @@ function drawLayer(row) {
   const { has, portraits } = state.candidate, portrait = portraits[row.row];
   const facts = [["node", row.node || "(unnamed)"], ["operator", row.op], ["shape", `${row.dtype ?? ""} ${row.shape}`],
     ["source", row.source || "not recorded"], ["judged", row.judged || "not to blame"],
-    ["local error", number(row.local)], ["floor", number(row.floor)], ["local max |Δ|", number(row.local_max_abs)],
+    ["local error", number(row.local)],
+    ...(row.precision == null ? [] : [["the format alone", number(row.precision)], ["the rest", number(row.implementation)]]),
+    ["accepted up to", row.floor != null && row.floor < 1e-30 ? "exact" : number(row.floor)], ["local max |Δ|", number(row.local_max_abs)],
     ["accumulated error", number(row.accumulated)], ["max |Δ|", number(row.max_abs)], ["SQNR", `${number(row.sqnr_db)} dB`],
     ["cosine", number(row.cosine)], ["reference ran on", row.level || "–"]];
-  if (row.precision != null) facts.push(["the format explains", number(row.precision)]);
   if (has.has("share")) facts.push(["share of the output error", percent(row.share)]);
   if (has.has("energy")) facts.push(["energy", number(row.energy)]);
   find("#layer").replaceChildren(

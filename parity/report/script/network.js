@@ -60,7 +60,7 @@ function traces(rows, first, range) {
   made.push({ x, y: rows.map((row) => bounded(row.local ?? row.accumulated ?? 0)), mode: "lines", line: { width: 0 }, showlegend: false,
               connectgaps: true, customdata: rows.map((row) => row.row), text: rows.map(tip), hovertemplate: "%{text}<extra></extra>" });
   if (first !== null)
-    made.push({ x: [rows[first].index], y: [bounded(rows[first].local ?? rows[first].accumulated ?? 0)], name: "First bad", mode: "markers", hoverinfo: "skip",
+    made.push({ x: [rows[first].index], y: [bounded(rows[first].local ?? rows[first].accumulated ?? 0)], name: state.candidate.called[0].toUpperCase() + state.candidate.called.slice(1), mode: "markers", hoverinfo: "skip",
                 marker: { size: 14, symbol: "diamond-open", color: color("--bad-mark"), line: { width: 2.5 } } });
   return made;
 }

@@ -14,15 +14,15 @@ const COLUMNS = [
   { key: "share", title: "Share", meaning: "share of the output error", width: 84, show: percent, optional: true },
   { key: "energy", title: "Energy", meaning: "what this layer alone does to the output", width: 88, show: number, optional: true },
   { key: "local", title: "Local", meaning: "relative L2 error that the layer itself adds", width: 84, show: number },
-  { key: "floor", title: "Floor", meaning: "local error that is accepted as rounding", width: 84, show: number },
+  { key: "precision", title: "Format", meaning: "what the number format alone makes of these inputs", width: 92, show: number, optional: true },
+  { key: "implementation", title: "Rest", meaning: "local error that the format does not explain: what the floor is for", width: 84, show: number, optional: true },
+  { key: "floor", title: "Floor", meaning: "local error, or rest of it, that is accepted as rounding", width: 84, show: number },
   { key: "ratio", title: "× floor", meaning: "local error, less what the number format explains, over its floor", width: 84, show: number },
   { key: "accumulated", title: "Accumulated", meaning: "relative L2 error, everything upstream included", width: 122, show: number },
   { key: "max_abs", title: "Max |Δ|", meaning: "largest absolute difference", width: 92, show: number },
   { key: "sqnr_db", title: "SQNR dB", meaning: "signal to error ratio in decibels", width: 96, show: number },
   { key: "cosine", title: "Cosine", meaning: "cosine of the angle between both sides", width: 92, show: number, off: true },
   { key: "nonfinite", title: "Inf/NaN", meaning: "elements that are Inf or NaN on one side only", width: 84, show: whole, optional: true },
-  { key: "precision", title: "Precision", meaning: "local error that the format explains", width: 92, show: number, optional: true },
-  { key: "implementation", title: "Implementation", meaning: "local error that the format does not explain", width: 136, show: number, optional: true },
 ];
 
 const ROW_HEIGHT = 32; // as --row in report.css
