@@ -45,7 +45,7 @@ def assert_same_layers(found: tuple[Layer, ...], expected: tuple[Layer, ...]) ->
         assert (mine.dtype, mine.shape, mine.passed) == (other.dtype, other.shape, other.passed)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
 def test_both_sides_on_one_device_are_measured_there(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """No tensor of the watched run is brought to the CPU to be measured, and the report is the CPU's."""
     candidate = Target("pytorch", "cuda", precision)

@@ -55,7 +55,7 @@ def _page(report: Report, headline: str, mark: words.Mark, following: str, facts
         policy=_policy(scripts=(script, plotly), styles=(style, "")),
         style=style, sheets=sheets, script=script, plotly=packed,
         title=markup.text(f"{headline} {report.model.path}"), model=markup.name(report.model.path),
-        headline=markup.text(headline), mark=mark, next=markup.text(following), runs=before,
+        headline=markup.text(headline), mark=mark, next=markup.prose(following), runs=before,
         targets=_targets(report), ladder=ladder.section(report),
         details="".join(_detail(report, i) for i in range(len(report.candidates))),
         across=across.section(report), facts=facts, data=embedded(report, history, names))
@@ -118,7 +118,7 @@ def _detail(report: Report, place: int) -> str:
     if candidate.status != "ok":
         return ""
     title = f"<h2 id='target-{place}'>On {markup.name(candidate.target)}</h2>"
-    notes = markup.items(markup.text(words.line(note)) for note in candidate.notes)
+    notes = markup.items(markup.prose(words.line(note)) for note in candidate.notes)
     fix = findings.fix(candidate)
     parts = (title, fix * answer.is_repair(report), _first_bad(report, candidate), findings.why(candidate),
              findings.account(candidate), findings.modules(candidate), fix * (not answer.is_repair(report)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
@@ -11,6 +12,11 @@ from parity.report import words
 def text(plain: str) -> str:
     """A text as HTML, with what would not show written out."""
     return escape(words.visible(plain))
+
+
+def prose(plain: str) -> str:
+    """A text in which backquotes mark what can be typed."""
+    return re.sub("`([^`]+)`", r"<code>\1</code>", text(plain))
 
 
 def name(plain: str) -> str:
