@@ -9,12 +9,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from _pytest.pytester import SysModulesSnapshot
 from onnx import ModelProto, numpy_helper
 
 from parity.api import compare
 from parity.report.html import render
 from parity.report.table import write_csv
 from tests.builders import chain, saved
+
+
+@pytest.fixture(autouse=True)
+def _libraries_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run inside this process drops the modules that it imported first, and torch's do not bear a second import."""
+    stay = {"torch", "functorch", "onnx", "onnxscript", "onnx_ir", "sympy", "numpy", "onnxruntime"}
+    take = SysModulesSnapshot.__init__
+    monkeypatch.setattr(SysModulesSnapshot, "__init__",
+                        lambda self, preserve=None: take(self, lambda name: name.partition(".")[0] in stay))
 
 
 def network(fault: str = "") -> ModelProto:
